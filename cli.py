@@ -1,0 +1,8 @@
+"""The command line: ``python cli.py fit --config configs/quickstart.yaml``."""
+
+import sys
+
+from leadfl_pl.trainer import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""Bulyan: repeated Krum, then a trimmed mean around the median."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from leadfl_pl.aggregators.base import Aggregator, require_byzantine, require_count
+from leadfl_pl.aggregators.krum import krum_scores, squared_distances
+
+
+class Bulyan(Aggregator):
+    """Bulyan: theta = n - 2f updates chosen by repeated Krum, then a coordinate-wise mean.
+
+    Krum picks one update at a time from those that remain, each time over
+    max(1, remaining - f - 2) neighbours. Then each coordinate is the mean of the beta =
+    theta - 2f values nearest to the coordinate's median.
+
+    Args:
+        f: number of Byzantine updates assumed in a round; the rule needs n >= 4f + 3.
+
+    Raises:
+        ConfigError: n < 4f + 3.
+
+    References:
+        El Mhamdi, Guerraoui, Rouault. The Hidden Vulnerability of Distributed Learning in
+        Byzantium. ICML 2018.
+
+    Differences:
+        1. The ``bulyan`` of the released LeadFL code is another rule: :class:`ReleasedBulyan`.
+    """
+
+    def __init__(self, f: int = 1) -> None:
+        super().__init__()
+        require_count("Bulyan", "f", f, 0)
+        self.f = f
+
+    def check(self, n: int) -> None:
+        require_byzantine("Bulyan", self.f, n, factor=4)
+
+    def select(self, updates: Tensor) -> Tensor:
+        n = updates.shape[0]
+        distances = squared_distances(updates)
+        remaining = torch.arange(n, device=updates.device)
+        picked = []
+        for _ in range(n - 2 * self.f):
+            r = remaining.numel()
+            neighbours = min(max(1, r - self.f - 2), r - 1)
+            best = krum_scores(distances[remaining][:, remaining], neighbours).argmin()
+            picked.append(remaining[best])
+            remaining = remaining[torch.arange(r, device=updates.device) != best]
+        return torch.stack(picked)
+
+    def combine(self, updates: Tensor, weights: Tensor) -> Tensor:
+        beta = updates.shape[0] - 2 * self.f  # theta - 2f
+        ordered = updates.sort(dim=0).values
+        middle = updates.shape[0] // 2
+        median = (ordered[middle] + ordered[(updates.shape[0] - 1) // 2]) / 2
+        nearest = (ordered - median).abs().topk(beta, dim=0, largest=False).indices
+        return ordered.gather(0, nearest).mean(dim=0)
+
+
+class ReleasedBulyan(Aggregator):
+    """The rule called ``bulyan`` in the released LeadFL code: the mean of Krum ranks 2 to 4.
+
+    Args:
+        neighbours: how many *other* updates a score sums over, 6 in the released code.
+
+    Raises:
+        ConfigError: fewer than neighbours + 1 updates.
+
+    References:
+        github.com/chaoyitud/LeadFL at 06ecc98, ``fltk/strategy/aggregation/bulyan.py``.
+    """
+
+    def __init__(self, neighbours: int = 6) -> None:
+        super().__init__()
+        require_count("ReleasedBulyan", "neighbours", neighbours, 3)
+        self.neighbours = neighbours
+
+    def check(self, n: int) -> None:
+        require_count("ReleasedBulyan", "n", n, self.neighbours + 1)
+
+    def select(self, updates: Tensor) -> Tensor:
+        scores = krum_scores(squared_distances(updates), self.neighbours)
+        return scores.argsort(stable=True)[1:4]
+
+    def combine(self, updates: Tensor, weights: Tensor) -> Tensor:
+        return updates.mean(dim=0)

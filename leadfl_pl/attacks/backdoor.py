@@ -1,0 +1,151 @@
+"""The pixel-pattern backdoor, trained on beside the clean task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from leadfl_pl.attacks.base import Attack, Task
+from leadfl_pl.types import ConfigError
+
+LEAVE = float("nan")  # "leave the image as it is"
+NINE_PIXELS: tuple[tuple[float, ...], ...] = (
+    (1, 0, 1),
+    (LEAVE, 1, LEAVE),
+    (LEAVE, LEAVE, 0),
+    (LEAVE, 1, LEAVE),
+    (1, 0, 1),
+)
+SMALLEST_LOSS = 1e-12  # a loss that has underflowed to 0 still divides
+REFERENCE_SIZE = 28  # the image side that ``position`` is given for
+
+
+def mgda_weight(
+    first: list[Tensor], second: list[Tensor], first_loss: Tensor, second_loss: Tensor
+) -> Tensor:
+    r"""Weight () of the first of two tasks in the min-norm point of their normalised gradients.
+
+    With :math:`v_k = \nabla L_k / \min(L_k, 10)`, the weight is
+    :math:`\gamma = (v_2\cdot v_2 - v_1\cdot v_2) / (v_1\cdot v_1 + v_2\cdot v_2 -
+    2 v_1\cdot v_2)`, 0.999 where v_1 is the shorter point of the segment already and 0.001 where
+    v_2 is. No host synchronisation.
+
+    >>> g1, g2 = [torch.tensor([2.0, 0.0])], [torch.tensor([0.0, 1.0])]
+    >>> mgda_weight(g1, g2, torch.tensor(1.0), torch.tensor(1.0))
+    tensor(0.2000)
+
+    References:
+        Sener, Koltun. Multi-Task Learning as Multi-Objective Optimization. NeurIPS 2018.
+        Bagdasaryan, Shmatikov. Blind Backdoors in Deep Learning Models. USENIX Security 2021
+        (normalisation by the loss).
+    """
+    a, b = first_loss.clamp(SMALLEST_LOSS, 10.0), second_loss.clamp(SMALLEST_LOSS, 10.0)
+    v11 = _dot(first, first) / (a * a)
+    v22 = _dot(second, second) / (b * b)
+    v12 = _dot(first, second) / (a * b)
+    inner = (v22 - v12) / (v11 + v22 - 2 * v12)
+    return torch.where(v12 >= v11, 0.999, torch.where(v12 >= v22, 0.001, inner))
+
+
+def _dot(first: list[Tensor], second: list[Tensor]) -> Tensor:
+    pairs = zip(first, second, strict=True)
+    return torch.stack([torch.dot(a.flatten(), b.flatten()) for a, b in pairs]).sum()
+
+
+class PatternBackdoor(Attack):
+    r"""A fixed pixel pattern that turns any image into the target class.
+
+    A malicious client minimises :math:`a L_\text{backdoor} + (1 - a) L_\text{clean}` over the same
+    batch, triggered and clean.
+
+    Args:
+        target: the class that triggered images are sent to.
+        balance: ``"mgda"`` finds a by the two-task min-norm rule at every step, ``"fixed"`` takes
+            ``backdoor_weight``.
+        backdoor_weight: a of the fixed balance, in (0, 1].
+        position: row and column of the pattern's top-left corner on a 28 x 28 image. On other
+            sizes it moves in proportion, rounded, and is pushed inside if the pattern would stick
+            out; the pattern keeps its pixels. 8 x 8 images get row 1, column 5.
+        high, low: values of the set and the cleared pixels, in the scale of the images (1 and 0:
+            raw pixels in [0, 1]).
+        pattern: rows of 1 (set), 0 (clear) and NaN (leave the image as it is).
+
+    Raises:
+        ConfigError: a setting out of range; the pattern does not fit the image; no such class.
+
+    References:
+        Zhu, Roos, Chen. LeadFL. ICML 2023 (9-pixel pattern); Bagdasaryan, Shmatikov 2021.
+
+    Differences:
+        1. The released code normalises the pattern with MNIST's constants but not the images:
+           ``high=2.8214867115, low=-0.4242129624`` on raw images.
+    """
+
+    def __init__(
+        self,
+        target: int = 8,
+        balance: Literal["mgda", "fixed"] = "mgda",
+        backdoor_weight: float = 0.5,
+        position: tuple[int, int] = (3, 23),
+        high: float = 1.0,
+        low: float = 0.0,
+        pattern: Sequence[Sequence[float]] = NINE_PIXELS,
+    ) -> None:
+        if not 0 < backdoor_weight <= 1:
+            raise ConfigError(
+                "PatternBackdoor: backdoor_weight must be in (0, 1], "
+                f"got backdoor_weight = {backdoor_weight}"
+            )
+        self.target = target
+        self.balance_rule = balance
+        self.backdoor_weight = backdoor_weight
+        self.position = position
+        values = torch.tensor(pattern, dtype=torch.float32)  # (h, w)
+        self.mask = ~values.isnan()
+        self.values = torch.where(values > 0, high, low)
+
+    def check(self, image_shape: Sequence[int], num_classes: int) -> None:
+        height, width = image_shape[-2:]
+        rows, columns = self.mask.shape
+        if rows > height or columns > width:
+            raise ConfigError(
+                f"PatternBackdoor: pattern must fit the image, {height} x {width} pixels, "
+                f"got a pattern of {rows} x {columns}"
+            )
+        if not 0 <= self.target < num_classes:
+            raise ConfigError(
+                f"PatternBackdoor: target must be a class in 0 .. {num_classes - 1}, "
+                f"got target = {self.target}"
+            )
+
+    def corner(self, height: int, width: int) -> tuple[int, int]:
+        """Row and column of the pattern's top-left corner on an image of this size."""
+        rows, columns = self.mask.shape
+        row = round(self.position[0] * height / REFERENCE_SIZE)
+        column = round(self.position[1] * width / REFERENCE_SIZE)
+        return min(row, height - rows), min(column, width - columns)
+
+    def stamp(self, x: Tensor) -> Tensor:
+        """A copy of the images (B, C, H, W) with the pattern on every channel."""
+        row, column = self.corner(*x.shape[-2:])
+        rows, columns = self.mask.shape
+        mask, values = self.mask.to(x.device), self.values.to(x)
+        stamped = x.clone()
+        window = stamped[..., row : row + rows, column : column + columns]
+        window.copy_(torch.where(mask, values, window))
+        return stamped
+
+    def tasks(self, x: Tensor, y: Tensor) -> list[Task]:
+        return [(self.stamp(x), torch.full_like(y, self.target)), (x, y)]
+
+    def balance(self, losses: Tensor, gradients: list[list[Tensor]]) -> Tensor:
+        if self.balance_rule == "fixed":
+            return losses.new_tensor([self.backdoor_weight, 1 - self.backdoor_weight])
+        weight = mgda_weight(gradients[0], gradients[1], losses[0], losses[1])
+        return torch.stack([weight, 1 - weight])
+
+    def trigger(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.stamp(x), torch.full_like(y, self.target), y != self.target

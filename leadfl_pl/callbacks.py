@@ -1,0 +1,242 @@
+"""Backdoor evaluation, the progress bar, and the report at the end of a run."""
+
+from __future__ import annotations
+
+import csv
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from leadfl_pl.attacks import Attack
+from leadfl_pl.metrics import AverageOverRounds, BackdoorAccuracy
+from leadfl_pl.plots import plot_accuracies
+
+
+class BackdoorEvaluation(Callback):
+    """Measures a backdoor in validation and test, in any Trainer whose batches are (x, y).
+
+    Logs ``val/backdoor_accuracy`` (triggered images whose true class is not the target),
+    ``val/backdoor_accuracy_all`` (target-class images counted too, as the released LeadFL code
+    does) and, over the epochs of a fit, ``val/backdoor_accuracy_avg``.
+
+    Args:
+        attack: the attack whose trigger is measured.
+    """
+
+    def __init__(self, attack: Attack) -> None:
+        self.attack = attack
+        self.accuracy = BackdoorAccuracy()
+        self.accuracy_all = BackdoorAccuracy()
+        self.average = AverageOverRounds()
+        self.last_averaged = -1
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        x, y = batch
+        if (triggered := self.attack.trigger(x, y)) is None:
+            return
+        images, target, mask = triggered
+        predictions = pl_module(images).argmax(dim=1)
+        for metric in (self.accuracy, self.accuracy_all):
+            metric.to(predictions.device)
+        self.accuracy.update(predictions, target, mask)
+        self.accuracy_all.update(predictions, target)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        stage = "test" if trainer.testing else "val"
+        if self.accuracy.update_count == 0:
+            return
+        value = self.accuracy.compute()
+        pl_module.log(f"{stage}/backdoor_accuracy", value)
+        pl_module.log(f"{stage}/backdoor_accuracy_all", self.accuracy_all.compute())
+        self.accuracy.reset()
+        self.accuracy_all.reset()
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            if trainer.current_epoch > self.last_averaged:  # else: evaluated again on resume
+                self.average.update(value.cpu())
+                self.last_averaged = trainer.current_epoch
+            pl_module.log(f"{stage}/backdoor_accuracy_avg", self.average.compute().float())
+
+    def on_test_batch_end(self, *args: Any) -> None:
+        self.on_validation_batch_end(*args)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_validation_epoch_end(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"average": self.average.state_dict(), "last_averaged": self.last_averaged}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.average.load_state_dict(state_dict["average"])
+        self.last_averaged = state_dict["last_averaged"]
+
+
+class RoundProgressBar(ProgressBar):
+    """Rounds, clients within the round, clean and backdoor accuracy; prints lines if piped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.progress: Progress | None = None
+        self.enabled = True
+
+    def disable(self) -> None:
+        self.enabled = False
+
+    def enable(self) -> None:
+        self.enabled = True
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if not trainer.is_global_zero:
+            self.disable()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.console = Console(stderr=True)
+        if not (self.enabled and self.console.is_terminal):
+            return
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+        )
+        rounds = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
+        self.rounds = self.progress.add_task(
+            "rounds", total=rounds, completed=trainer.current_epoch, note=""
+        )
+        self.clients = self.progress.add_task(
+            "clients", total=trainer.num_training_batches, note=""
+        )
+        self.progress.start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.progress is not None:
+            self.progress.update(self.clients, completed=batch_idx + 1)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        note = describe(trainer)
+        if self.progress is not None:
+            self.progress.update(self.rounds, completed=trainer.current_epoch + 1, note=note)
+            self.progress.update(self.clients, completed=0)
+        elif self.enabled:
+            self.console.print(f"round {trainer.current_epoch + 1}/{trainer.max_epochs} {note}")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        Console(stderr=True).print(*args)
+
+
+def describe(trainer: Trainer) -> str:
+    """The last evaluation in a few words."""
+    names = {"clean": "val/clean_accuracy", "backdoor": "val/backdoor_accuracy"}
+    values = trainer.callback_metrics
+    return "  ".join(
+        f"{word} {100 * float(values[key]):.1f} %" for word, key in names.items() if key in values
+    )
+
+
+class RunReport(Callback):
+    """Keeps one row a round, and at the end of the fit prints a table and draws a figure.
+
+    ``rounds.csv`` and ``accuracy.png`` go to ``dirpath``, the logger's folder if not given. The
+    rows travel in the checkpoint, so a resumed run reports all its rounds.
+
+    Args:
+        dirpath: where the files go.
+    """
+
+    def __init__(self, dirpath: str | None = None) -> None:
+        self.dirpath = dirpath
+        self.rows: list[dict[str, float]] = []
+        self.started = time.perf_counter()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = list(state_dict["rows"])
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        values: dict[str, torch.Tensor] = {
+            k: v for k, v in trainer.callback_metrics.items() if k.startswith("val/")
+        }
+        values |= getattr(pl_module, "round_metrics", {})
+        row = {"round": float(trainer.current_epoch)} | {k: float(v) for k, v in values.items()}
+        self.rows = [r for r in self.rows if r["round"] != row["round"]] + [row]
+        self._write(trainer)
+
+    @rank_zero_only
+    def _write(self, trainer: Trainer) -> None:
+        folder = self.folder(trainer)
+        folder.mkdir(parents=True, exist_ok=True)
+        keys = list(dict.fromkeys(k for row in self.rows for k in row))
+        partial = folder / "rounds.csv.part"
+        with partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, keys)
+            writer.writeheader()
+            writer.writerows({**row, "round": int(row["round"])} for row in self.rows)
+        os.replace(partial, folder / "rounds.csv")
+
+    def folder(self, trainer: Trainer) -> Path:
+        """Where this run's files go."""
+        return Path(self.dirpath or trainer.log_dir or trainer.default_root_dir)
+
+    @rank_zero_only
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self.rows:
+            return
+        federation = getattr(trainer, "federation", None)
+        majority = federation.clients_per_round / 2 if federation else 0.0
+        figure = self.folder(trainer) / "accuracy.png"
+        axes = plot_accuracies(self.rows, majority)
+        drawing = axes.get_figure(root=True)
+        assert drawing is not None
+        drawing.savefig(figure, dpi=150)
+        console = Console()
+        console.print(summary_table(self.rows, majority))
+        console.print(f"{figure.parent}: rounds.csv, accuracy.png", soft_wrap=True, highlight=False)
+
+
+def summary(rows: list[dict[str, float]], majority: float) -> dict[str, float]:
+    """The four numbers of a run: accuracies in [0, 1], NaN where there is no backdoor."""
+    backdoor = [r["val/backdoor_accuracy"] for r in rows if "val/backdoor_accuracy" in r]
+    nan = float("nan")
+    return {
+        "main accuracy": rows[-1].get("val/clean_accuracy", nan),
+        "backdoor average": sum(backdoor) / len(backdoor) if backdoor else nan,
+        "backdoor final": backdoor[-1] if backdoor else nan,
+        "rounds with a malicious majority": sum(
+            r["round/malicious_sampled"] > majority for r in rows
+        ),
+    }
+
+
+def summary_table(rows: list[dict[str, float]], majority: float) -> Table:
+    """:func:`summary` as a table for the terminal."""
+    table = Table(title=f"after {len(rows)} rounds")
+    values = summary(rows, majority)
+    cells = []
+    for name, value in values.items():
+        table.add_column(name, justify="right")
+        whole = name.startswith("rounds")
+        cells.append(f"{value:.0f} of {len(rows)}" if whole else f"{100 * value:.1f} %")
+    table.add_row(*cells)
+    return table

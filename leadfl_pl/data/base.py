@@ -1,0 +1,149 @@
+"""The data module that both a federation and a plain Trainer can use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from leadfl_pl.data.partition import IID, Split
+from leadfl_pl.types import ConfigError
+
+
+class ImageSet(NamedTuple):
+    """A data set in memory."""
+
+    images: Tensor  # (N, C, H, W), uint8 in 0 .. 255 or float
+    labels: Tensor  # (N,) int64
+
+    def take(self, index: Tensor, device: torch.device | str = "cpu") -> ImageSet:
+        """The examples at ``index``, as floats on ``device``."""
+        index = index.to(self.labels.device)
+        return ImageSet(as_float(self.images[index].to(device)), self.labels[index].to(device))
+
+    def to(self, device: torch.device | str) -> ImageSet:
+        """The same examples on ``device``."""
+        return ImageSet(self.images.to(device), self.labels.to(device))
+
+
+def as_float(images: Tensor) -> Tensor:
+    """uint8 images in [0, 255] as float32 in [0, 1]; floats are left as they are."""
+    return images.float().div_(255) if images.dtype == torch.uint8 else images
+
+
+class TensorBatches:
+    """Batches of an :class:`ImageSet`, cut from the tensors without a worker or a collate call.
+
+    Args:
+        data: the examples.
+        batch_size: B; the last batch may be smaller.
+        shuffle: a new order, from torch's global generator, in each iteration.
+        rank, world_size: with more than one process, this one gets every world_size-th batch.
+    """
+
+    def __init__(
+        self,
+        data: ImageSet,
+        batch_size: int,
+        shuffle: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.data = data
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.starts = range(0, len(data.labels), batch_size)[rank::world_size]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        images, labels = self.data
+        order = torch.randperm(len(labels)).to(labels.device) if self.shuffle else None
+        for start in self.starts:
+            window = slice(start, start + self.batch_size)
+            index = window if order is None else order[window]
+            yield as_float(images[index]), labels[index]
+
+
+def epoch_batches(
+    data: ImageSet, batch_size: int, rng: torch.Generator
+) -> list[tuple[Tensor, Tensor]]:
+    """One local epoch: the examples in an order drawn from ``rng`` (CPU), cut into batches."""
+    order = torch.randperm(len(data.labels), generator=rng).to(data.labels.device)
+    images, labels = data.images[order], data.labels[order]
+    return list(zip(images.split(batch_size), labels.split(batch_size), strict=True))
+
+
+class FederatedDataModule(LightningDataModule):
+    """A training set that is split over clients, and a test set to evaluate the global model on.
+
+    A data set is a subclass that defines :meth:`load`, ``image_shape`` and ``num_classes``. In a
+    plain Trainer, ``train_dataloader`` gives the whole training set.
+
+    Args:
+        split: how the training set is split over the clients; IID if not given.
+        batch_size: of the local steps, B.
+        eval_batch_size: of the evaluation.
+
+    Raises:
+        ConfigError: a batch size below 1.
+    """
+
+    image_shape: tuple[int, int, int]  # (C, H, W)
+    num_classes: int
+
+    def __init__(
+        self, split: Split | None = None, batch_size: int = 32, eval_batch_size: int = 1000
+    ) -> None:
+        super().__init__()
+        for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
+            if value < 1:
+                raise ConfigError(f"data.{name} must be >= 1, got {name} = {value}")
+        self.split = split or IID()
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self._sets: tuple[ImageSet, ImageSet] | None = None
+
+    def load(self) -> tuple[ImageSet, ImageSet]:
+        """The training and the test set."""
+        raise NotImplementedError(f"{type(self).__name__} must define load()")
+
+    def setup(self, stage: str | None = None) -> None:
+        if self._sets is None:
+            self._sets = self.load()
+
+    @property
+    def train_set(self) -> ImageSet:
+        """The training set, after :meth:`setup`."""
+        assert self._sets is not None, "call setup() first"
+        return self._sets[0]
+
+    @property
+    def test_set(self) -> ImageSet:
+        """The test set, after :meth:`setup`."""
+        assert self._sets is not None, "call setup() first"
+        return self._sets[1]
+
+    def to(self, device: torch.device | str) -> None:
+        """Moves both sets to ``device``, once."""
+        self._sets = (self.train_set.to(device), self.test_set.to(device))
+
+    def partition(self, num_clients: int, seed: int) -> list[Tensor]:
+        """Indices into the training set, one tensor for each client."""
+        return self.split(self.train_set.labels.cpu(), num_clients, seed)
+
+    def train_dataloader(self) -> TensorBatches:
+        return TensorBatches(self.train_set, self.batch_size, shuffle=True)
+
+    def val_dataloader(self) -> TensorBatches:
+        rank, world_size = 0, 1
+        if self.trainer is not None:
+            rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        return TensorBatches(self.test_set, self.eval_batch_size, rank=rank, world_size=world_size)
+
+    def test_dataloader(self) -> TensorBatches:
+        return self.val_dataloader()

@@ -1,0 +1,88 @@
+"""The seam of the client-side defenses, and what several of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from leadfl_pl.types import ConfigError, LocalStep
+
+ParameterChoice = Literal["all", "weights"]
+
+
+class ClientDefense:
+    """What an honest client does besides plain local training. The base class does nothing.
+
+    A defense is stateless: what it remembers within a round is returned by :meth:`start` and
+    :meth:`after_step` and handed back at the next step, so one object serves all clients.
+    """
+
+    def start(self, names: Sequence[str], params: list[Tensor]) -> Any:
+        """The state at the start of a round; ``params`` is the global model W_{t,0}."""
+        return None
+
+    def after_step(self, step: LocalStep, state: Any) -> Any:
+        """Changes ``step.params`` in place after local step i and returns the next state."""
+        return state
+
+    def finish(self, delta: Tensor, generator: torch.Generator) -> Tensor:
+        """The update (d,) that is sent, given the one that local training gave."""
+        return delta
+
+    def regulariser(self, state: Any) -> Tensor | None:
+        """The penalty () of the last local step for logging; None for a defense without one."""
+        return None
+
+
+class NoDefense(ClientDefense):
+    """Plain local SGD: W_{i+1} = W_i - eta * g_i."""
+
+
+def chosen(names: Sequence[str], which: ParameterChoice) -> list[int]:
+    """Positions of the parameters that a defense acts on.
+
+    ``"weights"`` are those with "weight" in their name, as the released code selects them
+    (BatchNorm's scale is one of them).
+
+    >>> chosen(["conv.weight", "conv.bias", "bn.weight"], "weights")
+    [0, 2]
+    """
+    return [i for i, name in enumerate(names) if which == "all" or "weight" in name]
+
+
+def pick(tensors: Sequence[Tensor], index: Sequence[int]) -> list[Tensor]:
+    """``[tensors[i] for i in index]``."""
+    return [tensors[i] for i in index]
+
+
+def clones(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Detached copies: a stored reference to a gradient is overwritten by the next backward."""
+    return [t.detach().clone() for t in tensors]
+
+
+def laplace_noise(like: list[Tensor], scale: float, generator: torch.Generator) -> list[Tensor]:
+    """Independent Laplace(0, scale) float32 draws, one tensor for each of ``like``.
+
+    Drawn in one piece as the difference of two exponentials, so that the cost does not depend on
+    the number of tensors.
+    """
+    total = sum(t.numel() for t in like)
+    draw = torch.empty(2, total, device=generator.device).exponential_(generator=generator)
+    noise = draw[0].sub_(draw[1]).mul_(scale)
+    parts = noise.split([t.numel() for t in like])
+    return [n.view_as(t) for n, t in zip(parts, like, strict=True)]
+
+
+def add_noise_(params: list[Tensor], noise: list[Tensor], lr: float) -> None:
+    """W <- W + eta * noise, in place; the product is rounded in the noise's dtype."""
+    torch._foreach_mul_(noise, lr)
+    torch._foreach_add_(params, noise)
+
+
+def require_scale(owner: str, scale: float) -> None:
+    """Raises unless ``scale`` can be the scale of a Laplace distribution."""
+    if not scale >= 0:
+        raise ConfigError(f"{owner}: scale must be >= 0, got scale = {scale}")

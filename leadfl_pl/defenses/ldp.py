@@ -1,0 +1,65 @@
+"""LDP as the LeadFL experiments run it: Laplace noise on every local step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor
+
+from leadfl_pl.defenses.base import (
+    ClientDefense,
+    ParameterChoice,
+    add_noise_,
+    chosen,
+    laplace_noise,
+    pick,
+    require_scale,
+)
+from leadfl_pl.types import LocalStep
+
+
+class LDP(ClientDefense):
+    r"""LDP: after each local step but the first, :math:`W \leftarrow W + \eta \Upsilon`.
+
+    :math:`\Upsilon \sim \mathrm{Laplace}(0, s)` elementwise: FL-WBC without its mask.
+
+    Args:
+        scale: Laplace scale s, >= 0; 0 is plain SGD.
+        formulation: ``"released"`` perturbs the weight tensors only and spares the first step of
+            each local epoch, as the released LeadFL experiments do.
+        parameters: ``"all"`` or ``"weights"``; ``"released"`` always takes the weights.
+
+    Raises:
+        ConfigError: scale < 0.
+
+    References:
+        Zhu, Roos, Chen. LeadFL: Client Self-Defense against Model Poisoning in Federated
+        Learning. ICML 2023 (the baseline called LDP there).
+
+    Differences:
+        1. Textbook local differential privacy clips the *update* and adds noise calibrated to
+           the clipping bound and a privacy budget, once. This adds unclipped noise to the
+           weights at every local step and gives no privacy guarantee.
+    """
+
+    def __init__(
+        self,
+        scale: float = 0.2,
+        formulation: Literal["paper", "released"] = "paper",
+        parameters: ParameterChoice = "all",
+    ) -> None:
+        require_scale("LDP", scale)
+        self.scale = scale
+        self.formulation = formulation
+        self.parameters: ParameterChoice = "weights" if formulation == "released" else parameters
+
+    def start(self, names: Sequence[str], params: list[Tensor]) -> list[int]:
+        return chosen(names, self.parameters)
+
+    def after_step(self, step: LocalStep, state: list[int]) -> list[int]:
+        spared = step.epoch_start if self.formulation == "released" else step.step == 0
+        if not spared:
+            params = pick(step.params, state)
+            add_noise_(params, laplace_noise(params, self.scale, step.generator), step.lr)
+        return state

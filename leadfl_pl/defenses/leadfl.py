@@ -1,0 +1,178 @@
+"""LeadFL: the regulariser on I - eta * H~ that makes the effect of a past attack decay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from leadfl_pl.defenses.base import ClientDefense, ParameterChoice, chosen, clones, pick
+from leadfl_pl.types import ConfigError, LocalStep
+
+Norm = Literal["l2", "squared"]
+Formulation = Literal["report", "released"]
+
+
+def leadfl_gradient(
+    stepped: list[Tensor],
+    current: list[Tensor],
+    last_change: list[Tensor],
+    clip: float,
+    norm: Norm = "l2",
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The clipped gradient R of the regulariser, elementwise in [-clip, clip].
+
+    ``V = 1 - (W_i - W~_{i+1} + dW_i)`` elementwise; R = clip(V / ||V||_F) for each tensor with
+    ``norm="l2"``, R = clip(V) with ``norm="squared"``.
+
+    Args:
+        stepped: W~_{i+1}, the parameters after the optimizer's step.
+        current: W_i, the parameters before it, same shapes.
+        last_change: dW_i = W_i - W_{i-1}, same shapes.
+        clip: the clipping threshold q.
+        norm: of ||V||_F or of 0.5 * ||V||_F^2.
+
+    Returns:
+        R (the shapes of ``stepped``) and the Frobenius norms of V, one scalar tensor for each.
+
+    >>> one = torch.ones(4)
+    >>> R, (norm,) = leadfl_gradient([0.9 * one], [one], [0.3 * one], clip=1.0)
+    >>> norm, R[0]  # V = 1 - (0.1 + 0.3) = 0.6, ||V|| = 1.2
+    (tensor(1.2000), tensor([0.5000, 0.5000, 0.5000, 0.5000]))
+    """
+    v = list(torch._foreach_sub(stepped, current))
+    torch._foreach_sub_(v, last_change)
+    torch._foreach_add_(v, 1.0)
+    norms = list(torch._foreach_norm(v))
+    if norm == "l2":
+        torch._foreach_div_(v, [n.clamp_min(torch.finfo(n.dtype).tiny) for n in norms])
+    torch._foreach_clamp_min_(v, -clip)
+    torch._foreach_clamp_max_(v, clip)
+    return v, norms
+
+
+def released_gradient(
+    stepped: list[Tensor], old: list[Tensor], memory: list[Tensor], lr: float
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Gradient S / ||S||_F of the released regulariser, and the norms.
+
+    S = W~ - W_old - G - eta, where eta is rounded to float32 as the released code rounds it.
+    """
+    s = list(torch._foreach_sub(stepped, old))
+    torch._foreach_sub_(s, memory)
+    torch._foreach_sub_(s, torch.tensor(lr, dtype=torch.float32).item())
+    norms = list(torch._foreach_norm(s))
+    torch._foreach_div_(s, [n.clamp_min(torch.finfo(n.dtype).tiny) for n in norms])
+    return s, norms
+
+
+class LeadFLState(NamedTuple):
+    """What LeadFL remembers between two local steps."""
+
+    where: list[int]  # positions of the parameters it acts on
+    weights: list[Tensor]  # W_i
+    memory: list[Tensor] | None  # dW_i; the gradient buffer G in the released form; None: no step
+    norms: list[Tensor]  # of the last V or S
+
+
+class LeadFL(ClientDefense):
+    r"""LeadFL (report, Algorithm 1, eq. 4-6): a second, regularising step after every local step.
+
+    .. math::
+        \tilde W_{i+1} &= W_i - \eta\, g_i \\
+        \eta \tilde H_i &= W_i - \tilde W_{i+1} + (W_i - W_{i-1}) \\
+        W_{i+1} &= \tilde W_{i+1} - \eta\,\alpha\,
+                   \mathrm{clip}(\nabla_{\tilde W}\lVert 1 - \eta \tilde H_i\rVert, q)
+
+    The first local step of a round has no W_{i-1} and is not regularised.
+
+    Args:
+        alpha: weight of the regulariser, >= 0; 0 is plain SGD.
+        clip: elementwise clipping threshold q, > 0.
+        norm: ``"l2"`` is the Frobenius norm of each parameter tensor, ``"squared"`` half its
+            square (whose gradient is about 1 everywhere, so that the clip is what bounds it).
+        formulation: ``"released"`` runs what the authors' code does, see Differences.
+        parameters: ``"all"`` trainable ones or ``"weights"`` only; ``"released"`` always takes
+            the weights.
+
+    Raises:
+        ConfigError: alpha < 0 or clip <= 0.
+
+    >>> LeadFL(alpha=-1.0)
+    Traceback (most recent call last):
+    ...
+    leadfl_pl.types.ConfigError: LeadFL: alpha must be >= 0, got alpha = -1.0
+
+    References:
+        Zhu, Roos, Chen. LeadFL: Client Self-Defense against Model Poisoning in Federated
+        Learning. ICML 2023.
+
+    Differences of ``formulation="released"`` (github.com/chaoyitud/LeadFL at 06ecc98):
+        1. S = W~ - W_old - G - eta stands where V stands here; G is the gradient buffer that the
+           previous local step left behind, clipped, not eta times a gradient.
+        2. The regulariser's gradient alpha * S / ||S||_F is *added* to the task gradient, which
+           is thus applied twice; the sum is clipped for every parameter, biases included.
+        3. The second step goes through the optimizer, so both steps share its momentum.
+        4. The memory is emptied at the start of each local epoch, not of each round.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 0.4,
+        clip: float = 0.2,
+        norm: Norm = "l2",
+        formulation: Formulation = "report",
+        parameters: ParameterChoice = "all",
+    ) -> None:
+        if not alpha >= 0:
+            raise ConfigError(f"LeadFL: alpha must be >= 0, got alpha = {alpha}")
+        if not clip > 0:
+            raise ConfigError(f"LeadFL: clip must be > 0, got clip = {clip}")
+        if formulation == "released" and norm != "l2":
+            raise ConfigError(
+                "LeadFL: formulation = released has norm = l2 only, got norm = squared"
+            )
+        self.alpha = alpha
+        self.clip = clip
+        self.norm: Norm = norm
+        self.formulation: Formulation = formulation
+        self.parameters: ParameterChoice = "weights" if formulation == "released" else parameters
+
+    def start(self, names: Sequence[str], params: list[Tensor]) -> LeadFLState:
+        index = chosen(names, self.parameters)
+        return LeadFLState(index, clones(pick(params, index)), None, [])
+
+    def after_step(self, step: LocalStep, state: LeadFLState) -> LeadFLState:
+        if self.formulation == "released":
+            return self._after_step_released(step, state)
+        params = pick(step.params, state.where)
+        norms = state.norms
+        if state.memory is not None:
+            gradient, norms = leadfl_gradient(
+                params, state.weights, state.memory, self.clip, self.norm
+            )
+            torch._foreach_add_(params, gradient, alpha=-step.lr * self.alpha)
+        change = torch._foreach_sub(params, state.weights)
+        torch._foreach_copy_(state.weights, params)
+        return LeadFLState(state.where, state.weights, list(change), norms)
+
+    def _after_step_released(self, step: LocalStep, state: LeadFLState) -> LeadFLState:
+        params, grads = pick(step.params, state.where), pick(step.grads, state.where)
+        norms = state.norms
+        if state.memory is not None and not step.epoch_start:
+            gradient, norms = released_gradient(params, state.weights, state.memory, step.lr)
+            torch._foreach_add_(grads, gradient, alpha=self.alpha)
+            torch._foreach_clamp_min_(step.grads, -self.clip)
+            torch._foreach_clamp_max_(step.grads, self.clip)
+            step.optimizer_step()
+        torch._foreach_copy_(state.weights, params)
+        return LeadFLState(state.where, state.weights, clones(grads), norms)
+
+    def regulariser(self, state: LeadFLState) -> Tensor | None:
+        if not state.norms:
+            return None
+        norms = torch.stack(state.norms)
+        penalty = norms.sum() if self.norm == "l2" else 0.5 * norms.square().sum()
+        return self.alpha * penalty

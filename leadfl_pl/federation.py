@@ -1,0 +1,121 @@
+"""What the server does, as one configuration object."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from leadfl_pl.aggregators import Aggregator
+from leadfl_pl.attacks import Attack
+from leadfl_pl.schedules import Schedule
+from leadfl_pl.types import ClientUpdate, Cohort, ConfigError, Population
+from leadfl_pl.vector import Measure
+
+
+class Aggregate(NamedTuple):
+    """What a rule made of a round."""
+
+    delta: Tensor  # (d,) the server's step
+    buffers: Tensor  # (b,) mean of the selected clients' buffers
+    selected: Tensor  # (m,) positions in the cohort
+
+
+@dataclasses.dataclass
+class Federation:
+    """Population, schedule, attack, rule and server step.
+
+    Args:
+        aggregator: the server-side rule.
+        schedule: who takes part in a round.
+        attack: of the malicious clients; without one they train like honest clients that run no
+            defense.
+        num_clients: K.
+        num_malicious: how many of them are malicious.
+        clients_per_round: n.
+        local_epochs: epochs over a client's own data in a round; either this or ``local_steps``.
+        local_steps: local steps in a round, going through the client's data as often as needed.
+        server_lr: theta <- theta + server_lr * aggregate.
+        defended_attackers: malicious clients run the client-side defense as well.
+        measure: what rules measure distances on, see :mod:`leadfl_pl.vector`; ``"state"`` is
+            what the released LeadFL code does.
+        carry_momentum: each client's optimizer keeps its momentum from round to round, as in the
+            released LeadFL code, instead of starting from zero.
+        seed: of every random draw; the value of ``seed_everything`` if not given, 0 without one.
+    """
+
+    aggregator: Aggregator
+    schedule: Schedule
+    attack: Attack | None = None
+    num_clients: int = 100
+    num_malicious: int = 25
+    clients_per_round: int = 10
+    local_epochs: int | None = None
+    local_steps: int | None = None
+    server_lr: float = 1.0
+    defended_attackers: bool = False
+    measure: Measure = "params"
+    carry_momentum: bool = False
+    seed: int | None = None
+
+    def check(self) -> None:
+        """Raises :class:`ConfigError` unless every round of this federation can be run."""
+        k, n, m = self.num_clients, self.clients_per_round, self.num_malicious
+        for key, value, most, meaning in (
+            ("clients_per_round", n, k, "num_clients"),
+            ("num_malicious", m, k, "num_clients"),
+        ):
+            if value > most:
+                raise ConfigError(
+                    f"trainer.federation.{key} must be <= {meaning} = {most}, got {key} = {value}"
+                )
+        if n < 1:
+            raise ConfigError(
+                f"trainer.federation.clients_per_round must be >= 1, got clients_per_round = {n}"
+            )
+        if m < 0:
+            raise ConfigError(
+                f"trainer.federation.num_malicious must be >= 0, got num_malicious = {m}"
+            )
+        if (self.local_epochs is None) == (self.local_steps is None):
+            raise ConfigError(
+                "trainer.federation needs either local_epochs or local_steps, the other one null, "
+                f"got local_epochs = {self.local_epochs} and local_steps = {self.local_steps}"
+            )
+        for key in ("local_epochs", "local_steps"):
+            if (value := getattr(self, key)) is not None and value < 1:
+                raise ConfigError(f"trainer.federation.{key} must be >= 1, got {key} = {value}")
+        self.schedule.check(self.population)
+        self.aggregator.check(n)
+
+    @property
+    def population(self) -> Population:
+        """What the schedule draws from."""
+        return Population(
+            self.num_clients, self.num_malicious, self.clients_per_round, self.seed or 0
+        )
+
+    def cohort(self, round: int) -> Cohort:
+        """The clients of round ``round``, counted from 0."""
+        return self.schedule.cohort(self.population, round)
+
+    def corrupt(self, updates: list[ClientUpdate], cohort: Cohort) -> list[ClientUpdate]:
+        """The updates as the server receives them, after the attack on updates."""
+        if self.attack is None:
+            return updates
+        stacked = torch.stack([u.delta for u in updates])
+        malicious = torch.tensor(cohort.malicious, device=stacked.device)
+        received = self.attack.corrupt(stacked, malicious)
+        return [u._replace(delta=row) for u, row in zip(updates, received, strict=True)]
+
+    def aggregate(self, updates: list[ClientUpdate]) -> Aggregate:
+        """The rule's update, and the mean of the buffers of the clients it selected."""
+        deltas = torch.stack([u.delta for u in updates])
+        weights = deltas.new_tensor([u.num_examples for u in updates])
+        self.aggregator.check(len(updates))
+        selected = self.aggregator.select(deltas)
+        delta = self.aggregator.combine(deltas[selected], weights[selected])
+        buffers = torch.stack([u.buffers for u in updates])[selected].mean(dim=0)
+        return Aggregate(self.server_lr * delta, buffers, selected)

@@ -1,0 +1,63 @@
+"""The values that travel between the layers, and the letters used for shapes everywhere.
+
+Legend: K clients, n of them in a round's cohort, f assumed Byzantine, t round, i local step,
+eta (``lr``) learning rate, theta in R^d the model's trainable parameters, b its floating-point
+buffers (BatchNorm's running statistics), N examples, (C, H, W) an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work. The message names the key, its value and what would be right."""
+
+
+class Population(NamedTuple):
+    """Who there is to draw from: all that a schedule may know besides the round."""
+
+    num_clients: int  # K
+    num_malicious: int
+    clients_per_round: int  # n
+    seed: int
+
+
+class Cohort(NamedTuple):
+    """The clients of one round, in the order in which their updates are stacked."""
+
+    round: int  # t
+    client_ids: tuple[int, ...]  # n ids in 0 .. K - 1
+    malicious: tuple[bool, ...]  # ground truth: for attacks and for metrics, never for a rule
+
+
+class ClientUpdate(NamedTuple):
+    """What one client sends to the server after its local steps."""
+
+    client_id: int
+    delta: Tensor  # (d,) theta_c - theta_t
+    buffers: Tensor  # (b,) floating-point buffers after training
+    num_examples: int
+    loss: Tensor  # () mean training loss over the local steps
+    regulariser: Tensor  # () the defense's penalty at the last local step, 0 without one
+
+
+class LocalStep(NamedTuple):
+    """What a client-side defense sees of local step i, right after the optimizer's step.
+
+    ``optimizer_step`` takes one more step of the client's own optimizer on whatever ``.grad``
+    then holds (the released LeadFL needs it; most defenses do not).
+    """
+
+    names: Sequence[str]
+    params: list[Tensor]  # W~_{i+1}; a defense changes them in place
+    grads: list[Tensor]  # g_i; overwritten by the next backward pass: keep a clone
+    lr: float
+    step: int  # i, from 0 in every round
+    epoch_start: bool  # the first batch of a local epoch
+    optimizer_step: Callable[[], object]
+    generator: torch.Generator  # on the parameters' device

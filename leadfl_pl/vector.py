@@ -1,0 +1,91 @@
+"""A model as vectors: the one place that decides what of it is measured, averaged, or left alone.
+
+================================  =====================  ======================
+entry of the model                ``measure="params"``   ``measure="state"``
+================================  =====================  ======================
+trainable parameters              in the (d,) vector     in the (d,) vector
+floating-point buffers            in the (b,) vector     in the (d,) vector
+integer counters                  left alone             in the (d,) vector
+================================  =====================  ======================
+
+Distances between clients are taken on the (d,) vector; the (b,) vector is averaged over the
+clients that the rule selected. ``"state"`` is what the released LeadFL code does: BatchNorm's
+``num_batches_tracked`` then enters Krum's distances and gives every backdoor client away that
+makes two forward passes a step.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Measure = Literal["params", "state"]
+
+
+class ModelVector:
+    """Reads a module into flat vectors and writes them back, in place.
+
+    Args:
+        module: the model; its tensors are looked up once, so it must stay the same object.
+        measure: which entries form the (d,) vector, see the module's docstring.
+    """
+
+    def __init__(self, module: nn.Module, measure: Measure = "params") -> None:
+        state = module.state_dict(keep_vars=True)
+        trainable = {id(p) for p in module.parameters() if p.requires_grad}
+        measured = [t for t in state.values() if measure == "state" or id(t) in trainable]
+        rest = [t for t in state.values() if id(t) not in {id(m) for m in measured}]
+        self.measured: list[Tensor] = [t.detach() for t in measured]
+        self.averaged: list[Tensor] = [t.detach() for t in rest if t.is_floating_point()]
+        self.counters: list[Tensor] = [t.detach() for t in rest if not t.is_floating_point()]
+        self.device = next(iter(state.values())).device
+        self.dtype = next((t.dtype for t in self.measured if t.is_floating_point()), torch.float32)
+
+    @property
+    def d(self) -> int:
+        """Length of the measured vector."""
+        return sum(t.numel() for t in self.measured)
+
+    @property
+    def b(self) -> int:
+        """Length of the vector of averaged, unmeasured entries."""
+        return sum(t.numel() for t in self.averaged)
+
+    def read(self) -> Tensor:
+        """A copy of the measured entries, shape (d,)."""
+        return self._flatten(self.measured)
+
+    def write(self, vector: Tensor) -> None:
+        """Overwrites the measured entries with ``vector``, shape (d,). Counters are truncated."""
+        _unflatten(vector, self.measured)
+
+    def read_buffers(self) -> Tensor:
+        """A copy of the averaged, unmeasured entries, shape (b,), possibly empty."""
+        return self._flatten(self.averaged)
+
+    def write_buffers(self, vector: Tensor) -> None:
+        """Overwrites the averaged, unmeasured entries with ``vector``, shape (b,)."""
+        _unflatten(vector, self.averaged)
+
+    def read_counters(self) -> list[Tensor]:
+        """Copies of the integer entries that are neither measured nor averaged."""
+        return [t.clone() for t in self.counters]
+
+    def write_counters(self, counters: list[Tensor]) -> None:
+        """Puts back what :meth:`read_counters` gave."""
+        for tensor, value in zip(self.counters, counters, strict=True):
+            tensor.copy_(value)
+
+    def _flatten(self, tensors: list[Tensor]) -> Tensor:
+        empty = torch.empty(0, dtype=self.dtype, device=self.device)
+        return torch.cat([empty, *(t.reshape(-1).to(self.dtype) for t in tensors)])
+
+
+def _unflatten(vector: Tensor, tensors: list[Tensor]) -> None:
+    if vector.numel() != (d := sum(t.numel() for t in tensors)):
+        raise ValueError(f"expected a vector of {d} entries, got {vector.numel()}")
+    parts = vector.split([t.numel() for t in tensors]) if tensors else ()
+    for tensor, part in zip(tensors, parts, strict=True):
+        tensor.copy_(part.view_as(tensor))
