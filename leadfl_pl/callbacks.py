@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from rich.table import Table
 from leadfl_pl.attacks import Attack
 from leadfl_pl.metrics import AverageOverRounds, BackdoorAccuracy
 from leadfl_pl.plots import plot_accuracies
+from leadfl_pl.provenance import provenance
 
 
 class BackdoorEvaluation(Callback):
@@ -156,7 +157,7 @@ def describe(trainer: Trainer) -> str:
 class RunReport(Callback):
     """Keeps one row a round, and at the end of the fit prints a table and draws a figure.
 
-    ``rounds.csv`` and ``accuracy.png`` go to ``dirpath``, the logger's folder if not given. The
+    ``rounds.csv``, ``run.json`` (command, seed, versions, commit) and ``accuracy.png`` go to ``dirpath``, the logger's folder if not given. The
     rows travel in the checkpoint, so a resumed run reports all its rounds.
 
     Args:
@@ -166,7 +167,6 @@ class RunReport(Callback):
     def __init__(self, dirpath: str | None = None) -> None:
         self.dirpath = dirpath
         self.rows: list[dict[str, float]] = []
-        self.started = time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows}
@@ -195,6 +195,14 @@ class RunReport(Callback):
             writer.writerows({**row, "round": int(row["round"])} for row in self.rows)
         os.replace(partial, folder / "rounds.csv")
 
+    @rank_zero_only
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        federation = getattr(trainer, "federation", None)
+        folder = self.folder(trainer)
+        folder.mkdir(parents=True, exist_ok=True)
+        facts = provenance(federation.seed if federation else None)
+        (folder / "run.json").write_text(json.dumps(facts, indent=2) + "\n")
+
     def folder(self, trainer: Trainer) -> Path:
         """Where this run's files go."""
         return Path(self.dirpath or trainer.log_dir or trainer.default_root_dir)
@@ -212,7 +220,9 @@ class RunReport(Callback):
         drawing.savefig(figure, dpi=150)
         console = Console()
         console.print(summary_table(self.rows, majority))
-        console.print(f"{figure.parent}: rounds.csv, accuracy.png", soft_wrap=True, highlight=False)
+        console.print(
+            f"{figure.parent}: rounds.csv, run.json, accuracy.png", soft_wrap=True, highlight=False
+        )
 
 
 def summary(rows: list[dict[str, float]], majority: float) -> dict[str, float]:

@@ -56,8 +56,8 @@ class FedAvg(Aggregator):
     """
 
     def combine(self, updates: Tensor, weights: Tensor) -> Tensor:
-        share = (weights / weights.sum()).to(updates.dtype)
-        return share @ updates
+        weights = weights.to(updates.dtype)
+        return weights / weights.sum() @ updates
 
 
 def require_byzantine(owner: str, f: int, n: int, factor: int) -> None:

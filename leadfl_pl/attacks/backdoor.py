@@ -19,7 +19,7 @@ NINE_PIXELS: tuple[tuple[float, ...], ...] = (
     (LEAVE, 1, LEAVE),
     (1, 0, 1),
 )
-SMALLEST_LOSS = 1e-12  # a loss that has underflowed to 0 still divides
+LOSS_FLOOR = 1e-5  # as in the released solver; a loss that has underflowed to 0 still divides
 REFERENCE_SIZE = 28  # the image side that ``position`` is given for
 
 
@@ -28,7 +28,7 @@ def mgda_weight(
 ) -> Tensor:
     r"""Weight () of the first of two tasks in the min-norm point of their normalised gradients.
 
-    With :math:`v_k = \nabla L_k / \min(L_k, 10)`, the weight is
+    With :math:`v_k = \nabla L_k / (\min(L_k, 10) + 10^{-5})`, the weight is
     :math:`\gamma = (v_2\cdot v_2 - v_1\cdot v_2) / (v_1\cdot v_1 + v_2\cdot v_2 -
     2 v_1\cdot v_2)`, 0.999 where v_1 is the shorter point of the segment already and 0.001 where
     v_2 is. No host synchronisation.
@@ -42,7 +42,7 @@ def mgda_weight(
         Bagdasaryan, Shmatikov. Blind Backdoors in Deep Learning Models. USENIX Security 2021
         (normalisation by the loss).
     """
-    a, b = first_loss.clamp(SMALLEST_LOSS, 10.0), second_loss.clamp(SMALLEST_LOSS, 10.0)
+    a, b = first_loss.clamp_max(10.0) + LOSS_FLOOR, second_loss.clamp_max(10.0) + LOSS_FLOOR
     v11 = _dot(first, first) / (a * a)
     v22 = _dot(second, second) / (b * b)
     v12 = _dot(first, second) / (a * b)

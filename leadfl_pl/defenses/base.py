@@ -66,12 +66,12 @@ def clones(tensors: Sequence[Tensor]) -> list[Tensor]:
 def laplace_noise(like: list[Tensor], scale: float, generator: torch.Generator) -> list[Tensor]:
     """Independent Laplace(0, scale) float32 draws, one tensor for each of ``like``.
 
-    Drawn in one piece as the difference of two exponentials, so that the cost does not depend on
-    the number of tensors.
+    By inversion, in one piece, so that the cost does not depend on the number of tensors.
     """
     total = sum(t.numel() for t in like)
-    draw = torch.empty(2, total, device=generator.device).exponential_(generator=generator)
-    noise = draw[0].sub_(draw[1]).mul_(scale)
+    uniform = torch.empty(total, device=generator.device)
+    uniform.uniform_(torch.finfo(uniform.dtype).eps - 1, 1, generator=generator)
+    noise = uniform.abs().neg_().log1p_().mul_(-scale).copysign_(uniform)
     parts = noise.split([t.numel() for t in like])
     return [n.view_as(t) for n, t in zip(parts, like, strict=True)]
 
