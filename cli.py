@@ -2,7 +2,7 @@
 
 import sys
 
-from leadfl_pl.trainer import main
+from leadfl_pl.command_line import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,7 +12,7 @@ from leadfl_pl.attacks import Attack, PatternBackdoor
 from leadfl_pl.callbacks import BackdoorEvaluation, RoundProgressBar, RunReport
 from leadfl_pl.client import FederatedClient, LeadFLClient, MaliciousClient
 from leadfl_pl.data import IID, Digits, FashionMNIST, FederatedDataModule, ImageSet, Split
-from leadfl_pl.defenses import FLWBC, LDP, ClientDefense, LeadFL, NoDefense
+from leadfl_pl.defenses import FLWBC, LDP, ClientDefense, LeadFL, NoDefense, leadfl_gradient
 from leadfl_pl.federation import Federation
 from leadfl_pl.metrics import AverageOverRounds, BackdoorAccuracy, CleanAccuracy, MaliciousSelected
 from leadfl_pl.models import DigitsNet, FashionMNISTNet
@@ -76,4 +76,5 @@ __all__ = [
     "Schedule",
     "Split",
     "__version__",
+    "leadfl_gradient",
 ]

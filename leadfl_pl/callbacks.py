@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from leadfl_pl.attacks import Attack
 from leadfl_pl.metrics import AverageOverRounds, BackdoorAccuracy
 from leadfl_pl.plots import plot_accuracies
 from leadfl_pl.provenance import provenance
+from leadfl_pl.records import FACTS, FIGURE, ROUNDS, cells, summary, write_rows
 
 
 class BackdoorEvaluation(Callback):
@@ -157,8 +156,9 @@ def describe(trainer: Trainer) -> str:
 class RunReport(Callback):
     """Keeps one row a round, and at the end of the fit prints a table and draws a figure.
 
-    ``rounds.csv``, ``run.json`` (command, seed, versions, commit) and ``accuracy.png`` go to ``dirpath``, the logger's folder if not given. The
-    rows travel in the checkpoint, so a resumed run reports all its rounds.
+    ``rounds.csv``, ``run.json`` (command, seed, versions, commit) and ``accuracy.png`` go to
+    ``dirpath``, the logger's folder if not given. The rows travel in the checkpoint, so a resumed
+    run reports all its rounds.
 
     Args:
         dirpath: where the files go.
@@ -181,19 +181,8 @@ class RunReport(Callback):
         values |= getattr(pl_module, "round_metrics", {})
         row = {"round": float(trainer.current_epoch)} | {k: float(v) for k, v in values.items()}
         self.rows = [r for r in self.rows if r["round"] != row["round"]] + [row]
-        self._write(trainer)
-
-    @rank_zero_only
-    def _write(self, trainer: Trainer) -> None:
-        folder = self.folder(trainer)
-        folder.mkdir(parents=True, exist_ok=True)
-        keys = list(dict.fromkeys(k for row in self.rows for k in row))
-        partial = folder / "rounds.csv.part"
-        with partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, keys)
-            writer.writeheader()
-            writer.writerows({**row, "round": int(row["round"])} for row in self.rows)
-        os.replace(partial, folder / "rounds.csv")
+        if trainer.is_global_zero:
+            write_rows(self.folder(trainer), self.rows)
 
     @rank_zero_only
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -201,7 +190,8 @@ class RunReport(Callback):
         folder = self.folder(trainer)
         folder.mkdir(parents=True, exist_ok=True)
         facts = provenance(federation.seed if federation else None)
-        (folder / "run.json").write_text(json.dumps(facts, indent=2) + "\n")
+        facts["clients_per_round"] = federation.clients_per_round if federation else 1
+        (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
 
     def folder(self, trainer: Trainer) -> Path:
         """Where this run's files go."""
@@ -212,41 +202,14 @@ class RunReport(Callback):
         if not self.rows:
             return
         federation = getattr(trainer, "federation", None)
-        majority = federation.clients_per_round / 2 if federation else 0.0
-        figure = self.folder(trainer) / "accuracy.png"
-        axes = plot_accuracies(self.rows, majority)
-        drawing = axes.get_figure(root=True)
-        assert drawing is not None
-        drawing.savefig(figure, dpi=150)
+        majority = federation.clients_per_round / 2 if federation else 0.5
+        folder = self.folder(trainer)
+        plot_accuracies(self.rows, majority).savefig(folder / FIGURE, dpi=150)
+        numbers = summary(self.rows, majority)
+        table = Table(title=f"after {len(self.rows)} rounds")
+        for name in numbers:
+            table.add_column(name, justify="right")
+        table.add_row(*cells(numbers, len(self.rows)))
         console = Console()
-        console.print(summary_table(self.rows, majority))
-        console.print(
-            f"{figure.parent}: rounds.csv, run.json, accuracy.png", soft_wrap=True, highlight=False
-        )
-
-
-def summary(rows: list[dict[str, float]], majority: float) -> dict[str, float]:
-    """The four numbers of a run: accuracies in [0, 1], NaN where there is no backdoor."""
-    backdoor = [r["val/backdoor_accuracy"] for r in rows if "val/backdoor_accuracy" in r]
-    nan = float("nan")
-    return {
-        "main accuracy": rows[-1].get("val/clean_accuracy", nan),
-        "backdoor average": sum(backdoor) / len(backdoor) if backdoor else nan,
-        "backdoor final": backdoor[-1] if backdoor else nan,
-        "rounds with a malicious majority": sum(
-            r["round/malicious_sampled"] > majority for r in rows
-        ),
-    }
-
-
-def summary_table(rows: list[dict[str, float]], majority: float) -> Table:
-    """:func:`summary` as a table for the terminal."""
-    table = Table(title=f"after {len(rows)} rounds")
-    values = summary(rows, majority)
-    cells = []
-    for name, value in values.items():
-        table.add_column(name, justify="right")
-        whole = name.startswith("rounds")
-        cells.append(f"{value:.0f} of {len(rows)}" if whole else f"{100 * value:.1f} %")
-    table.add_row(*cells)
-    return table
+        console.print(table)
+        console.print(f"{folder}: {ROUNDS}, {FACTS}, {FIGURE}", soft_wrap=True, highlight=False)

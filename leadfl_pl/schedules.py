@@ -42,8 +42,8 @@ class Schedule:
         malicious = set(self.draw_malicious(population))
         attackers = [c for c in order if c in malicious][:count]
         benign = [c for c in order if c not in malicious][: n - count]
-        picked = set(attackers + benign)
-        return [c for c in order if c in picked]
+        picked = attackers + benign  # attackers are rare, so they come late in ``order``
+        return [picked[i] for i in torch.randperm(n, generator=rng).tolist()]
 
     def cohort(self, population: Population, round: int) -> Cohort:
         """The clients of round ``round``, counted from 0."""

@@ -1,29 +1,21 @@
-"""A Trainer whose fit loop runs federated rounds, and the command line around it."""
+"""A Trainer whose fit loop runs federated rounds."""
 
 from __future__ import annotations
 
 import os
-import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
-from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from leadfl_pl.callbacks import BackdoorEvaluation, RoundProgressBar, RunReport
-from leadfl_pl.client import FederatedClient
-from leadfl_pl.data import FederatedDataModule
 from leadfl_pl.federation import Federation
 from leadfl_pl.loop import FederatedLoop
 from leadfl_pl.strategy import FederatedStrategy
 from leadfl_pl.types import ConfigError
-
-TRACEBACK_VARIABLE = "LEADFL_PL_TRACEBACK"
 
 
 class FederatedTrainer(Trainer):
@@ -105,48 +97,3 @@ def _with_defaults(kwargs: dict[str, Any], federation: Federation, root: Path) -
             )
         )
     return callbacks
-
-
-class SaveConfig(SaveConfigCallback):
-    """Writes the whole configuration beside the logs, and hands it to the logger."""
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        config = self.config.as_dict() if hasattr(self.config, "as_dict") else dict(self.config)
-        for logger in trainer.loggers:
-            logger.log_hyperparams(
-                {k: config.get(k) for k in ("model", "data", "seed_everything")}
-                | {"federation": (config.get("trainer") or {}).get("federation")}
-            )
-
-
-class FederatedCLI(LightningCLI):
-    """``LightningCLI`` for a :class:`FederatedTrainer`."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(
-            FederatedClient,
-            FederatedDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            trainer_class=FederatedTrainer,
-            auto_configure_optimizers=False,
-            save_config_callback=SaveConfig,
-            seed_everything_default=0,
-            **kwargs,
-        )
-
-
-def main(args: list[str] | None = None) -> int:
-    """Runs the command line; a configuration that cannot work is one sentence on stderr.
-
-    Returns:
-        0, or 2 for a wrong configuration. Set ``LEADFL_PL_TRACEBACK=1`` to see where it arose.
-    """
-    try:
-        FederatedCLI(args=args)
-    except (ConfigError, MisconfigurationException) as error:
-        if os.environ.get(TRACEBACK_VARIABLE):
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0

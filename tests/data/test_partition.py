@@ -1,0 +1,51 @@
+"""Splits are functions of (labels, clients, seed), and cover every image once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from leadfl_pl import IID, ConfigError, Digits
+from leadfl_pl.data.base import ImageSet, TensorBatches, epoch_batches
+
+
+def test_iid_is_a_random_cover_that_the_seed_repeats() -> None:
+    labels = torch.arange(1000) // 100
+    parts = IID()(labels, 7, seed=1)
+    assert torch.equal(torch.cat(parts).sort().values, torch.arange(1000))
+    assert {len(p) for p in parts} == {142, 143}
+    assert all(torch.equal(a, b) for a, b in zip(parts, IID()(labels, 7, seed=1), strict=True))
+    assert not torch.equal(parts[0], IID()(labels, 7, seed=2)[0])
+    assert len(labels[parts[0]].unique()) == 10  # not a block of the sorted labels
+
+
+def test_an_empty_client_is_refused_with_the_numbers() -> None:
+    with pytest.raises(
+        ConfigError, match="num_clients = 11 leaves client 10 without any of the 10"
+    ):
+        IID()(torch.zeros(10), 11, seed=0)
+
+
+def test_the_digits_carry_a_hundred_clients() -> None:
+    module = Digits()
+    module.setup()
+    sizes = [len(p) for p in module.partition(100, seed=0)]
+    assert (len(module.test_set.labels), sum(sizes), min(sizes)) == (360, 1437, 14)
+    assert module.train_set.images.max() == 1.0
+
+
+def test_a_local_epoch_has_every_image_once_in_an_order_of_its_own() -> None:
+    data = ImageSet(torch.arange(10.0).view(10, 1, 1, 1), torch.arange(10))
+    rng = torch.Generator().manual_seed(0)
+    first, second = (epoch_batches(data, 4, rng) for _ in range(2))
+    assert [len(y) for _, y in first] == [4, 4, 2]
+    orders = [torch.cat([y for _, y in epoch]) for epoch in (first, second)]
+    assert all(torch.equal(o.sort().values, torch.arange(10)) for o in orders)
+    assert not torch.equal(*orders)
+    assert all(torch.equal(x.flatten().long(), y) for x, y in first)
+
+
+def test_ranks_share_out_the_evaluation_batches() -> None:
+    data = ImageSet(torch.zeros(10, 1, 1, 1, dtype=torch.uint8), torch.arange(10))
+    seen = [[y.tolist() for _, y in TensorBatches(data, 3, rank=r, world_size=2)] for r in (0, 1)]
+    assert seen == [[[0, 1, 2], [6, 7, 8]], [[3, 4, 5], [9]]]

@@ -1,0 +1,132 @@
+"""The clients in anybody's plain Trainer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule, Trainer
+from tiny import NetWithBatchNorm, SmallImages, small_client, weights
+from torch.utils.data import DataLoader, TensorDataset
+
+import leadfl_pl as fl
+
+
+def plain_trainer(**kwargs) -> Trainer:
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    return Trainer(
+        accelerator="cpu", enable_model_summary=False, **{"max_epochs": 2} | quiet | kwargs
+    )
+
+
+def loader() -> DataLoader:
+    module = SmallImages()
+    module.setup()
+    images = module.train_set.images.float() / 255
+    return DataLoader(TensorDataset(images, module.train_set.labels), batch_size=16)
+
+
+def by_hand(defense: fl.LeadFL | None, epochs: int = 2) -> torch.Tensor:
+    """LeadFL as Algorithm 1 of the report, in a bare loop."""
+    client = small_client()
+    params = list(client.model.parameters())
+    previous, step = None, 0
+    torch.manual_seed(11)
+    for _ in range(epochs):
+        for x, y in loader():
+            current = [p.detach().clone() for p in params]
+            grads = torch.autograd.grad(F.cross_entropy(client.model(x), y), params)
+            with torch.no_grad():
+                for i, (p, g) in enumerate(zip(params, grads, strict=True)):
+                    tilde = current[i] - 0.05 * g
+                    p.copy_(tilde)
+                    if defense is not None and previous is not None:
+                        eta_h = current[i] - tilde + (current[i] - previous[i])
+                        v = 1 - eta_h
+                        p -= (
+                            0.05 * defense.alpha * (v / v.norm()).clamp(-defense.clip, defense.clip)
+                        )
+            previous, step = current, step + 1
+    return weights(client)
+
+
+@pytest.mark.parametrize("defense", [None, fl.LeadFL(alpha=0.4, clip=0.2)], ids=["none", "leadfl"])
+def test_the_client_in_a_plain_trainer_runs_algorithm_1(defense: fl.LeadFL | None) -> None:
+    client = small_client(defense)
+    torch.manual_seed(11)
+    plain_trainer().fit(client, loader())
+    torch.testing.assert_close(weights(client), by_hand(defense), rtol=1e-5, atol=1e-6)
+
+
+def test_leadfl_client_is_the_client_with_leadfl() -> None:
+    client = small_client(fl.LeadFL(alpha=0.7, clip=0.1, norm="squared"))
+    other = fl.LeadFLClient(NetWithBatchNorm(), alpha=0.7, clip=0.1, norm="squared", lr=0.05)
+    other.load_state_dict(client.state_dict())
+    for c in (client, other):
+        torch.manual_seed(11)
+        plain_trainer().fit(c, loader())
+    assert torch.equal(weights(client), weights(other))
+    assert isinstance(other, LightningModule)
+
+
+def test_it_fits_validates_and_tests_with_a_datamodule() -> None:
+    client = small_client(fl.LeadFL())
+    trainer = plain_trainer(max_epochs=20, callbacks=[fl.BackdoorEvaluation(fl.PatternBackdoor())])
+    trainer.fit(client, datamodule=SmallImages(batch_size=16))
+    assert trainer.global_step == 20 * 15
+    assert {"train/loss", "val/clean_accuracy", "val/backdoor_accuracy"} <= set(
+        trainer.callback_metrics
+    )
+    (tested,) = trainer.test(client, datamodule=SmallImages(), verbose=False)
+    assert set(tested) == {
+        "test/clean_accuracy",
+        "test/backdoor_accuracy",
+        "test/backdoor_accuracy_all",
+    }
+    assert 0.3 < tested["test/clean_accuracy"] <= 1.0
+
+
+def test_a_malicious_client_learns_the_trigger_and_runs_no_defense() -> None:
+    attack = fl.PatternBackdoor()
+    client = fl.MaliciousClient(NetWithBatchNorm(), attack, lr=0.1)
+    assert type(client.defense) is fl.NoDefense
+    trainer = plain_trainer(max_epochs=25, callbacks=[fl.BackdoorEvaluation(attack)])
+    trainer.fit(client, datamodule=SmallImages(batch_size=16))
+    assert trainer.callback_metrics["val/backdoor_accuracy"] > 0.9
+
+
+def test_a_malicious_step_is_the_balanced_gradient() -> None:
+    attack = fl.PatternBackdoor(balance="fixed", backdoor_weight=0.25)
+    start = small_client()
+    start.model[3].p = 0.0  # dropout would draw once more in the sum than in the parts
+    client = fl.MaliciousClient(start.model, attack, lr=0.1)
+    batch = next(iter(loader()))
+    state = {k: v.clone() for k, v in client.model.state_dict().items()}
+    plain_trainer(max_epochs=1).fit(client, DataLoader([batch], batch_size=None))
+    after = client.model.state_dict()
+    client.model.load_state_dict(state)
+    client.train()
+    (xb, yb), (x, y) = attack.tasks(*batch)
+    loss = 0.25 * F.cross_entropy(client(xb), yb) + 0.75 * F.cross_entropy(client(x), y)
+    names, params = zip(*client.model.named_parameters(), strict=True)
+    for name, p, g in zip(names, params, torch.autograd.grad(loss, params), strict=True):
+        torch.testing.assert_close(after[name], (p - 0.1 * g).detach())
+
+
+def test_evaluation_in_train_mode_moves_the_running_buffers_and_eval_mode_does_not() -> None:
+    moved = {}
+    for mode in ("eval", "train"):
+        client = small_client(evaluation_mode=mode)
+        before = weights(client)
+        plain_trainer().validate(client, datamodule=SmallImages(), verbose=False)
+        moved[mode] = not torch.equal(before, weights(client))
+    assert moved == {"eval": False, "train": True}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"lr": 0.0}, r"model\.lr must be > 0, got lr = 0\.0"), ({"momentum": 1.0}, r"in \[0, 1\)")],
+)
+def test_settings_out_of_range_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(fl.ConfigError, match=message):
+        fl.FederatedClient(NetWithBatchNorm(), **settings)

@@ -1,0 +1,267 @@
+"""The federated loop: what a round is, and what the rest of Lightning sees of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Callback
+from tiny import SmallImages, TinyImages, small_client, small_trainer, weights
+
+import leadfl_pl as fl
+from leadfl_pl.data.base import epoch_batches
+from leadfl_pl.rng import derive_seed, generator
+
+
+def fit(client: fl.FederatedClient, **kwargs) -> fl.FederatedTrainer:
+    trainer = small_trainer(**kwargs)
+    trainer.fit(client, datamodule=SmallImages(batch_size=8))
+    return trainer
+
+
+def federated_averaging_by_hand(rounds: int) -> torch.Tensor:
+    """FedAvg in plain PyTorch: no Lightning, no loop of ours."""
+    client = small_client()
+    model = client.model
+    module = SmallImages(batch_size=8)
+    module.setup()
+    parts = module.partition(12, seed=0)
+    population = fl.Population(12, 4, 7, seed=0)
+    for t in range(rounds):
+        start = {k: v.clone() for k, v in model.state_dict().items()}
+        states, sizes = [], []
+        for c in fl.RandomSchedule().cohort(population, t).client_ids:
+            model.load_state_dict(start)
+            model.train()
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+            data = module.train_set.take(parts[c])
+            order = generator(0, "order", t, c)
+            torch.manual_seed(derive_seed(0, "client", t, c))
+            for _ in range(2):
+                for x, y in epoch_batches(data, 8, order):
+                    optimizer.zero_grad()
+                    F.cross_entropy(model(x), y).backward()
+                    optimizer.step()
+            states.append({k: v.clone() for k, v in model.state_dict().items()})
+            sizes.append(len(parts[c]))
+        share = torch.tensor(sizes) / sum(sizes)
+        parameters = dict(model.named_parameters())
+        new = dict(start)  # counters stay as they were
+        for name, value in start.items():
+            stacked = torch.stack([s[name] for s in states])
+            if name in parameters:
+                new[name] = torch.einsum("n,n...->...", share, stacked)
+            elif value.is_floating_point():
+                new[name] = stacked.mean(dim=0)
+        model.load_state_dict(new)
+    return weights(client)
+
+
+def test_three_rounds_are_federated_averaging() -> None:
+    client = small_client()
+    fit(client, rounds=3)
+    torch.testing.assert_close(
+        weights(client), federated_averaging_by_hand(3), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:
+    ends = []
+    for seed in (0, 0, 1):
+        client = small_client(fl.FLWBC())
+        torch.manual_seed(len(ends))  # the global generator plays no part
+        fit(client, federation={"seed": seed})
+        ends.append(weights(client))
+    assert torch.equal(ends[0], ends[1])
+    assert not torch.equal(ends[0], ends[2])
+
+
+class Watch(Callback):
+    """Records what every hook sees."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.seen: dict[str, list[torch.Tensor]] = {"start": [], "end": [], "round": []}
+        self.clients: list[int] = []
+
+    def on_train_epoch_start(self, trainer, pl_module) -> None:
+        self.seen["round"].append(weights(pl_module))
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        self.seen["start"].append(weights(pl_module))
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.seen["end"].append(weights(pl_module))
+        self.clients.append(batch.client_id)
+
+    def on_validation_start(self, trainer, pl_module) -> None:
+        self.events.append(f"validate after step {trainer.global_step}")
+
+
+def test_hooks_see_the_global_weights_rounds_as_epochs_and_clients_as_batches() -> None:
+    watch, client = Watch(), small_client()
+    trainer = fit(client, callbacks=[watch], rounds=2)
+    assert trainer.current_epoch == trainer.global_step == 2
+    assert watch.events == ["validate after step 1", "validate after step 2"]
+    population = trainer.federation.population
+    cohorts = [fl.RandomSchedule().cohort(population, t).client_ids for t in (0, 1)]
+    assert watch.clients == [*cohorts[0], *cohorts[1]]
+    for t in (0, 1):
+        for name in ("start", "end"):
+            for seen in watch.seen[name][7 * t : 7 * t + 7]:
+                assert torch.equal(seen, watch.seen["round"][t])
+    assert not torch.equal(watch.seen["round"][1], weights(client))
+
+
+def test_the_logged_names_are_the_documented_ones() -> None:
+    trainer = fit(
+        small_client(fl.LeadFL()),
+        attack=fl.PatternBackdoor(),
+        aggregator=fl.MultiKrum(f=2),
+        schedule=fl.FixedSchedule(3),
+    )
+    metrics = {k: v.item() for k, v in trainer.callback_metrics.items()}
+    assert set(metrics) == {
+        "val/clean_accuracy", "val/backdoor_accuracy", "val/backdoor_accuracy_all",
+        "val/backdoor_accuracy_avg", "round/malicious_sampled", "round/malicious_selected",
+        "round/update_norm", "train/loss", "train/regulariser",
+    }  # fmt: skip
+    assert metrics["round/malicious_sampled"] == 3
+    assert metrics["round/malicious_selected"] <= 3
+    assert metrics["train/regulariser"] > 0
+
+
+class Spy(fl.FedAvg):
+    """FedAvg that keeps what it was given."""
+
+    def combine(self, updates: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        self.given = updates
+        return super().combine(updates, weights)
+
+
+@pytest.mark.parametrize("defense", [fl.NoDefense(), fl.LeadFL(), fl.FLWBC(), fl.LDP()])
+def test_a_clients_update_does_not_depend_on_who_trained_before(defense) -> None:
+    class Backwards(fl.RandomSchedule):
+        def sample(self, *args) -> list[int]:
+            return super().sample(*args)[::-1]
+
+    updates = []
+    for schedule in (fl.RandomSchedule(), Backwards()):
+        spy = Spy()
+        fit(
+            small_client(defense, momentum=0.5), aggregator=spy, schedule=schedule, rounds=1,
+            attack=fl.PatternBackdoor(),
+        )  # fmt: skip
+        updates.append(spy.given)
+    assert torch.equal(updates[0], updates[1].flip(0))
+
+
+def test_local_steps_stop_where_they_say() -> None:
+    one_epoch, counted = small_client(), small_client()
+    fit(one_epoch, rounds=1, federation={"local_epochs": 1})  # 20 images each: 3 batches of 8
+    fit(counted, rounds=1, federation={"local_epochs": None, "local_steps": 3})
+    assert torch.equal(weights(one_epoch), weights(counted))
+    fit(counted, rounds=1, federation={"local_epochs": None, "local_steps": 4})
+    assert not torch.equal(weights(one_epoch), weights(counted))
+
+
+def test_attackers_with_the_clients_defense_send_other_updates() -> None:
+    ends = []
+    for defended in (False, True):
+        client = small_client(fl.LeadFL())
+        fit(client, attack=fl.PatternBackdoor(), federation={"defended_attackers": defended})
+        ends.append(weights(client))
+    assert not torch.equal(*ends)
+
+
+def test_the_counter_gives_attackers_away_only_if_the_state_is_measured() -> None:
+    """Two forward passes a step count twice: the released code's Krum sees it, ours does not."""
+    selected = {}
+    for measure in ("params", "state"):
+        trainer = fit(
+            small_client(),
+            aggregator=fl.MultiKrum(f=2, m=3),
+            attack=fl.PatternBackdoor(balance="fixed", backdoor_weight=1e-6),  # hardly an attack
+            schedule=fl.FixedSchedule(2),
+            rounds=6,
+            federation={"measure": measure},
+            callbacks=[report := fl.RunReport()],
+        )
+        assert trainer.current_epoch == 6
+        selected[measure] = sum(row["round/malicious_selected"] for row in report.rows)
+    assert selected["state"] == 0
+    assert selected["params"] > 0
+
+
+def test_momentum_is_carried_from_round_to_round_only_if_asked() -> None:
+    ends = []
+    for carry in (False, True):
+        client = small_client(momentum=0.9)
+        everybody = {"num_clients": 7, "num_malicious": 0, "carry_momentum": carry}
+        trainer = fit(client, rounds=2, federation=everybody)
+        assert set(trainer.fit_loop.momenta) == (set(range(7)) if carry else set())
+        ends.append(weights(client))
+    assert not torch.equal(*ends)
+
+
+def test_a_non_finite_aggregate_stops_the_run_and_keeps_the_old_model() -> None:
+    client = small_client()
+    client.lr = 1e30
+    start = weights(client)
+    with pytest.raises(FloatingPointError, match="round 0: the aggregated update is not finite"):
+        fit(client)
+    assert torch.equal(weights(client), start)
+
+
+def test_fast_dev_run_is_one_round() -> None:
+    client = small_client()
+    trainer = small_trainer(fast_dev_run=True)
+    trainer.fit(client, datamodule=SmallImages(batch_size=8))
+    assert trainer.global_step == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"num_malicious": 13},
+            "num_malicious must be <= num_clients = 12, got num_malicious = 13",
+        ),
+        ({"clients_per_round": 13}, "clients_per_round must be <= num_clients = 12"),
+        ({"local_steps": 5}, "either local_epochs or local_steps"),
+        ({"local_epochs": 0}, "local_epochs must be >= 1, got local_epochs = 0"),
+        ({"clients_per_round": 0}, "clients_per_round must be >= 1"),
+    ],
+)
+def test_a_federation_that_cannot_be_is_refused(settings: dict, message: str) -> None:
+    with pytest.raises(fl.ConfigError, match=message):
+        small_trainer(federation=settings)
+
+
+def test_a_rule_that_needs_more_clients_is_refused_before_training() -> None:
+    with pytest.raises(fl.ConfigError, match=r"Bulyan needs n >= 4f \+ 3 = 11 updates for f = 2"):
+        small_trainer(aggregator=fl.Bulyan(f=2))
+
+
+def test_plain_ddp_is_refused() -> None:
+    with pytest.raises(fl.ConfigError, match="would average the gradients of different clients"):
+        small_trainer(strategy="ddp", devices=2)
+
+
+def test_a_trigger_larger_than_the_image_is_refused() -> None:
+    class Slim(TinyImages):
+        image_shape = (1, 4, 4)
+
+    with pytest.raises(fl.ConfigError, match="pattern must fit the image, 4 x 4 pixels"):
+        small_trainer(attack=fl.PatternBackdoor()).fit(small_client(), datamodule=Slim())
+
+
+def test_evaluating_every_second_round_averages_those_rounds() -> None:
+    trainer = small_trainer(
+        attack=fl.PatternBackdoor(), rounds=4, check_val_every_n_epoch=2,
+        callbacks=[report := fl.RunReport()],
+    )  # fmt: skip
+    trainer.fit(small_client(), datamodule=SmallImages(batch_size=8))
+    evaluated = [r["val/backdoor_accuracy"] for r in report.rows[1::2]]
+    average = trainer.callback_metrics["val/backdoor_accuracy_avg"].item()
+    assert average == pytest.approx(sum(evaluated) / 2)

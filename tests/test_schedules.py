@@ -1,0 +1,113 @@
+"""Who takes part in a round."""
+
+from __future__ import annotations
+
+import pytest
+
+from leadfl_pl import (
+    BurstySchedule,
+    ConfigError,
+    FixedSchedule,
+    ForcedRounds,
+    Population,
+    RandomSchedule,
+    ReleasedSchedule,
+    Schedule,
+)
+
+POPULATION = Population(num_clients=100, num_malicious=25, clients_per_round=10, seed=3)
+SCHEDULES: dict[str, Schedule] = {
+    "random": RandomSchedule(),
+    "fixed": FixedSchedule(4),
+    "bursty": BurstySchedule(),
+    "forced": ForcedRounds(RandomSchedule(), [0, 10, 12], 5),
+    "released": ForcedRounds(ReleasedSchedule(), [0, 10, 12], 5),
+}
+
+
+def counts(schedule: Schedule, rounds: int = 40) -> list[int]:
+    return [sum(schedule.cohort(POPULATION, t).malicious) for t in range(rounds)]
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_cohort_has_n_different_clients_and_the_truth_about_them(name: str) -> None:
+    malicious = set(SCHEDULES[name].draw_malicious(POPULATION))
+    assert len(malicious) == 25
+    for t in range(30):
+        cohort = SCHEDULES[name].cohort(POPULATION, t)
+        assert cohort.round == t
+        assert len(set(cohort.client_ids)) == 10
+        assert set(cohort.client_ids) <= set(range(100))
+        assert cohort.malicious == tuple(c in malicious for c in cohort.client_ids)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_round_is_drawn_again_whatever_was_drawn_before(name: str) -> None:
+    schedule = SCHEDULES[name]
+    alone = schedule.cohort(POPULATION, 17)
+    assert [schedule.cohort(POPULATION, t) for t in range(20)][17] == alone
+    if name != "released":  # that one has its own seeds
+        assert schedule.cohort(POPULATION._replace(seed=4), 17) != alone
+
+
+def test_chance_alone_gives_the_hypergeometric_spread() -> None:
+    drawn = counts(RandomSchedule(), rounds=2000)
+    assert sum(drawn) / 2000 == pytest.approx(2.5, abs=0.1)
+    assert max(drawn) >= 6  # now and then the malicious are the majority
+
+
+def test_fixed_has_the_same_number_in_every_round() -> None:
+    assert set(counts(FixedSchedule(4))) == {4}
+
+
+def test_bursts_are_two_rounds_of_six_in_every_ten() -> None:
+    assert counts(BurstySchedule()) == ([6, 6] + [0] * 8) * 4
+
+
+def test_forced_rounds_lie_over_another_schedule() -> None:
+    forced = ForcedRounds(BurstySchedule(), [3, 10], 5)
+    assert counts(forced, 12) == [6, 6, 0, 5, 0, 0, 0, 0, 0, 0, 5, 6]
+    free = ForcedRounds(RandomSchedule(), [3], 5)
+    assert free.cohort(POPULATION, 4) == RandomSchedule().cohort(POPULATION, 4)
+
+
+def test_the_order_of_a_cohort_does_not_give_the_malicious_away() -> None:
+    cohorts = [FixedSchedule(5).cohort(POPULATION, t).malicious for t in range(400)]
+    for position in range(10):
+        assert sum(c[position] for c in cohorts) / 400 == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        (FixedSchedule(11), "FixedSchedule: num_malicious must be <= clients_per_round = 10"),
+        (BurstySchedule(num_malicious=12), "<= clients_per_round = 10, got num_malicious = 12"),
+        (ForcedRounds(RandomSchedule(), [1], 11), "ForcedRounds: num_malicious must be <= cli"),
+        (ForcedRounds(FixedSchedule(12), [1], 2), "FixedSchedule: num_malicious must be <= cli"),
+    ],
+)
+def test_more_malicious_than_the_cohort_holds_is_refused(schedule: Schedule, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        schedule.check(POPULATION)
+
+
+def test_more_malicious_than_there_are_is_refused() -> None:
+    few = POPULATION._replace(num_malicious=3)
+    with pytest.raises(ConfigError, match="population's num_malicious = 3, got num_malicious = 6"):
+        BurstySchedule().check(few)
+
+
+def test_too_few_benign_clients_are_refused() -> None:
+    many = POPULATION._replace(num_malicious=95)
+    with pytest.raises(ConfigError, match="BurstySchedule needs 10 benign clients"):
+        BurstySchedule().check(many)
+    RandomSchedule().check(many)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"burst": 11}, "burst must be in 1 .. period = 10"), ({"num_malicious": -1}, ">= 0")],
+)
+def test_a_burst_that_cannot_be_is_refused(settings: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        BurstySchedule(**settings)
