@@ -13,10 +13,13 @@ import leadfl_pl as fl
 
 
 def plain_trainer(**kwargs) -> Trainer:
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    return Trainer(
-        accelerator="cpu", enable_model_summary=False, **{"max_epochs": 2} | quiet | kwargs
-    )
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    return Trainer(accelerator="cpu", **{"max_epochs": 2} | quiet | kwargs)
 
 
 def loader() -> DataLoader:
@@ -70,7 +73,7 @@ def test_leadfl_client_is_the_client_with_leadfl() -> None:
 
 
 def test_it_fits_validates_and_tests_with_a_datamodule() -> None:
-    client = small_client(fl.LeadFL())
+    client = small_client()
     trainer = plain_trainer(max_epochs=20, callbacks=[fl.BackdoorEvaluation(fl.PatternBackdoor())])
     trainer.fit(client, datamodule=SmallImages(batch_size=16))
     assert trainer.global_step == 20 * 15
@@ -103,7 +106,7 @@ def test_a_malicious_step_is_the_balanced_gradient() -> None:
     batch = next(iter(loader()))
     state = {k: v.clone() for k, v in client.model.state_dict().items()}
     plain_trainer(max_epochs=1).fit(client, DataLoader([batch], batch_size=None))
-    after = client.model.state_dict()
+    after = {k: v.clone() for k, v in client.model.state_dict().items()}
     client.model.load_state_dict(state)
     client.train()
     (xb, yb), (x, y) = attack.tasks(*batch)

@@ -225,7 +225,7 @@ def test_fast_dev_run_is_one_round() -> None:
     [
         (
             {"num_malicious": 13},
-            "num_malicious must be <= num_clients = 12, got num_malicious = 13",
+            "must be <= num_clients = 12, got num_malicious = 13",
         ),
         ({"clients_per_round": 13}, "clients_per_round must be <= num_clients = 12"),
         ({"local_steps": 5}, "either local_epochs or local_steps"),

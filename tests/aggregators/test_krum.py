@@ -16,12 +16,7 @@ def krum_scores_from_the_paper(updates: torch.Tensor, f: int) -> list[float]:
     scores = []
     for i in range(n):
         distances = sorted(
-            math.fsum(
-                (
-                    (a - b) ** 2
-                    for a, b in zip(updates[i].tolist(), updates[j].tolist(), strict=False)
-                )
-            )
+            math.fsum((a - b) ** 2 for a, b in zip(rows[i], rows[j], strict=True))
             for j in range(n)
             if j != i
         )

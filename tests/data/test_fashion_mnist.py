@@ -104,5 +104,5 @@ def test_no_data_and_no_network_is_one_clear_error(monkeypatch: pytest.MonkeyPat
 def test_a_partly_missing_package_is_an_error(tmp_path: Path, monkeypatch) -> None:
     shutil.copy(PACKAGE / f"{LABELS}.gz", tmp_path)
     monkeypatch.setattr(fashion_mnist, "DEBIAN_FOLDER", tmp_path)
-    with pytest.raises(ConfigError, match="train-images-idx3-ubyte.gz: it is missing"):
+    with pytest.raises(ConfigError, match=r"train-images-idx3-ubyte\.gz: it is missing"):
         loaded()
