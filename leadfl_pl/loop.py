@@ -68,7 +68,7 @@ class FederatedLoop(_FitLoop):
         self.epoch_loop.restarting = False
         t = self.trainer.current_epoch
         if t < self.rounds_done:  # resumed from a checkpoint that was written during evaluation
-            return
+            return self.evaluate_again()
         cohort = self.federation.cohort(t)
         updates = self.train(cohort)
         updates = self.federation.corrupt(updates, cohort)
@@ -173,6 +173,12 @@ class FederatedLoop(_FitLoop):
             self.epoch_loop.val_loop.run()
             self.trainer.training = True
         self.epoch_loop._batches_that_stepped += 1
+
+    def evaluate_again(self) -> None:
+        """Evaluates for the log only: the checkpoint holds the model as evaluation left it."""
+        evaluated = self._read_global()
+        self.evaluate()
+        self._write_global(*evaluated)
 
     # ------------------------------------------------------------------ set-up and state
 

@@ -1,0 +1,79 @@
+"""Every shipped configuration runs: two rounds on tiny data, through the command line."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from leadfl_pl.command_line import main
+
+CONFIGS = ROOT / "configs"
+EXPERIMENTS = ["quickstart.yaml", *(f"fashionmnist/{p.name}" for p in
+                                    sorted((CONFIGS / "fashionmnist").glob("*.yaml")))]  # fmt: skip
+PARTS = {
+    "defenses": "--model.defense",
+    "aggregators": "--trainer.federation.aggregator",
+    "attacks": "--trainer.federation.attack",
+    "schedules": "--trainer.federation.schedule",
+}
+TINY = [
+    "--trainer.max_epochs=2",
+    "--trainer.federation.local_epochs=1",
+    "--trainer.accelerator=cpu",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+    "--trainer.default_root_dir=run",
+]
+
+
+def run(config: str, *flags: str) -> dict:
+    data = [] if config == "quickstart.yaml" else ["--data=tiny.TinyImages", "--data.batch_size=8"]
+    assert main(["fit", f"--config={CONFIGS / config}", *TINY, *data, *flags]) == 0
+    (folder,) = Path("run/logs").iterdir()
+    assert {"rounds.csv", "metrics.csv", "accuracy.png", "run.json", "config.yaml"} <= {
+        p.name for p in folder.iterdir()
+    }
+    saved = yaml.safe_load((folder / "config.yaml").read_text())
+    shutil.rmtree("run")
+    return saved
+
+
+@pytest.mark.parametrize("config", EXPERIMENTS)
+def test_the_experiment_runs(config: str) -> None:
+    run(config)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [p for folder in PARTS for p in sorted((CONFIGS / folder).glob("*.yaml"))],
+    ids=lambda p: f"{p.parent.name}/{p.stem}",
+)
+def test_the_part_replaces_one_key_of_an_experiment(part: Path) -> None:
+    saved = run("quickstart.yaml", f"{PARTS[part.parent.name]}={part}")
+    federation = saved["trainer"]["federation"]
+    used = {
+        "defenses": saved["model"]["init_args"]["defense"],
+        "aggregators": federation["aggregator"],
+        "attacks": federation["attack"],
+        "schedules": federation["schedule"],
+    }[part.parent.name]
+    assert used["class_path"] == yaml.safe_load(part.read_text())["class_path"]
+
+
+def test_every_config_is_of_a_tested_kind() -> None:
+    tested = {CONFIGS / e for e in EXPERIMENTS}
+    for folder in PARTS:
+        tested |= set((CONFIGS / folder).glob("*.yaml"))
+    rest = {p.relative_to(CONFIGS).parts[0] for p in CONFIGS.rglob("*.yaml") if p not in tested}
+    assert rest == {"data", "federations", "sweeps"}  # included by experiments; test_sweep.py
+
+
+def test_every_config_lists_only_classes_of_the_package() -> None:
+    for path in CONFIGS.rglob("*.yaml"):
+        for line in path.read_text().splitlines():
+            if "class_path:" in line:
+                assert line.split("class_path:")[1].strip().startswith("leadfl_pl."), path

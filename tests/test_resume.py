@@ -1,0 +1,161 @@
+"""A run that was interrupted and resumed gives the same bits as one that was not."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
+from tiny import SmallImages, small_client, small_trainer, weights
+
+import leadfl_pl as fl
+
+ROUNDS = 5
+DEFENSES = {
+    "none": fl.NoDefense(),
+    "leadfl": fl.LeadFL(),
+    "leadfl squared": fl.LeadFL(norm="squared"),
+    "leadfl released": fl.LeadFL(formulation="released"),
+    "fl-wbc": fl.FLWBC(),
+    "ldp": fl.LDP(),
+}
+
+
+class Momentum(fl.FedAvg):
+    """A rule with a memory, to see that it is saved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("velocity", torch.zeros(418))
+
+    def combine(self, updates: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        self.velocity = 0.9 * self.velocity + super().combine(updates, weights)
+        return self.velocity
+
+
+RULES = {
+    "fedavg": fl.FedAvg,
+    "krum": fl.Krum,
+    "multi-krum": fl.MultiKrum,
+    "bulyan": fl.Bulyan,
+    "released bulyan": lambda: fl.ReleasedBulyan(neighbours=4),
+    "momentum": Momentum,
+}
+
+
+class Interrupt(Callback):
+    """Stops the run with an exception in the middle of a round's third client."""
+
+    def __init__(self, round: int) -> None:
+        self.round = round
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if batch.round == self.round and batch_idx == 2:
+            raise RuntimeError("pulled the plug")
+
+
+def run(
+    root: Path,
+    defense: fl.ClientDefense,
+    aggregator: fl.Aggregator,
+    interrupt: int | None = None,
+    ckpt_path: str | None = None,
+    callbacks: list[Callback] | None = None,
+    momentum: float = 0.0,
+    **federation: Any,
+) -> tuple[torch.Tensor, list[dict[str, float]]]:
+    """Final state and rows of a run under ``root``."""
+    report = fl.RunReport(dirpath=str(root))
+    stop = [Interrupt(interrupt)] if interrupt is not None else []
+    client = small_client(defense, momentum=momentum)
+    trainer = small_trainer(
+        aggregator,
+        fl.PatternBackdoor(),
+        fl.BurstySchedule(period=3, burst=1, num_malicious=4),
+        rounds=ROUNDS,
+        enable_checkpointing=True,
+        default_root_dir=str(root),
+        callbacks=[report, *stop, *(callbacks or [])],
+        federation=federation,
+    )
+    unplugged = pytest.raises(RuntimeError, match="pulled the plug")
+    with unplugged if interrupt is not None else nullcontext():
+        trainer.fit(client, datamodule=SmallImages(batch_size=8), ckpt_path=ckpt_path)
+    return weights(client), report.rows
+
+
+def assert_resumes(root: Path, round: int, make_rule, **settings: Any) -> None:
+    expected = run(root / "whole", settings["defense"], make_rule(), **without(settings))
+    run(root / "cut", settings["defense"], make_rule(), interrupt=round, **without(settings))
+    resumed = run(
+        root / "cut", settings["defense"], make_rule(), ckpt_path="last", **without(settings)
+    )
+    assert torch.equal(resumed[0], expected[0])
+    assert resumed[1] == expected[1]
+    assert [row["round"] for row in resumed[1]] == list(range(ROUNDS))
+
+
+def without(settings: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in settings.items() if k != "defense"}
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_every_defense_resumes_to_the_same_bits(name: str, tmp_path: Path) -> None:
+    assert_resumes(tmp_path, 3, fl.FedAvg, defense=DEFENSES[name])
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_rule_resumes_to_the_same_bits(name: str, tmp_path: Path) -> None:
+    assert_resumes(tmp_path, 2, RULES[name], defense=fl.NoDefense())
+
+
+def test_momentum_carried_between_rounds_resumes(tmp_path: Path) -> None:
+    assert_resumes(
+        tmp_path, 3, fl.FedAvg, defense=fl.NoDefense(), momentum=0.5, carry_momentum=True
+    )
+
+
+def test_the_released_setting_resumes(tmp_path: Path) -> None:
+    assert_resumes(
+        tmp_path, 4, fl.MultiKrum, defense=fl.LeadFL(formulation="released"), momentum=0.1,
+        carry_momentum=True, measure="state",
+    )  # fmt: skip
+
+
+def test_a_checkpoint_written_during_evaluation_does_not_run_its_round_twice(
+    tmp_path: Path,
+) -> None:
+    def best() -> ModelCheckpoint:
+        return ModelCheckpoint(
+            dirpath=tmp_path / "best", filename="{step}", monitor="val/clean_accuracy",
+            save_top_k=-1, save_on_train_epoch_end=False,
+        )  # fmt: skip
+
+    expected, rows = run(tmp_path / "whole", fl.LeadFL(), Momentum())
+    run(tmp_path / "cut", fl.LeadFL(), Momentum(), callbacks=[best()])
+    resumed, resumed_rows = run(
+        tmp_path / "again", fl.LeadFL(), Momentum(), callbacks=[best()],
+        ckpt_path=str(tmp_path / "best" / "step=3.ckpt"),
+    )  # fmt: skip
+    assert torch.equal(resumed, expected)
+    assert resumed_rows == rows
+
+
+def test_a_checkpoint_loads_with_weights_only_and_into_a_plain_client(tmp_path: Path) -> None:
+    state, _ = run(tmp_path, fl.LeadFL(), fl.MultiKrum())
+    loaded = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert loaded["global_step"] == ROUNDS
+    client = fl.LeadFLClient.load_from_checkpoint(
+        tmp_path / "checkpoints" / "last.ckpt", model=small_client().model
+    )
+    assert torch.equal(weights(client), state)
+
+
+def test_resuming_with_another_seed_is_refused(tmp_path: Path) -> None:
+    run(tmp_path, fl.NoDefense(), fl.FedAvg())
+    with pytest.raises(fl.ConfigError, match="seed must be the one of the checkpoint, 0,"):
+        run(tmp_path, fl.NoDefense(), fl.FedAvg(), ckpt_path="last", seed=5)
