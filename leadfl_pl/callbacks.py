@@ -182,20 +182,19 @@ class RunReport(Callback):
         row = {"round": float(trainer.current_epoch)} | {k: float(v) for k, v in values.items()}
         self.rows = [r for r in self.rows if r["round"] != row["round"]] + [row]
         if trainer.is_global_zero:
-            write_rows(self.folder(trainer), self.rows)
+            write_rows(self.folder, self.rows)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # on every rank: looking up log_dir is a broadcast
+        self.folder = Path(self.dirpath or trainer.log_dir or trainer.default_root_dir)
 
     @rank_zero_only
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         federation = getattr(trainer, "federation", None)
-        folder = self.folder(trainer)
-        folder.mkdir(parents=True, exist_ok=True)
         facts = provenance(federation.seed if federation else None)
         facts["clients_per_round"] = federation.clients_per_round if federation else 1
-        (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
-
-    def folder(self, trainer: Trainer) -> Path:
-        """Where this run's files go."""
-        return Path(self.dirpath or trainer.log_dir or trainer.default_root_dir)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
 
     @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -203,8 +202,7 @@ class RunReport(Callback):
             return
         federation = getattr(trainer, "federation", None)
         majority = federation.clients_per_round / 2 if federation else 0.5
-        folder = self.folder(trainer)
-        plot_accuracies(self.rows, majority).savefig(folder / FIGURE, dpi=150)
+        plot_accuracies(self.rows, majority).savefig(self.folder / FIGURE, dpi=150)
         numbers = summary(self.rows, majority)
         table = Table(title=f"after {len(self.rows)} rounds")
         for name in numbers:
@@ -212,4 +210,5 @@ class RunReport(Callback):
         table.add_row(*cells(numbers, len(self.rows)))
         console = Console()
         console.print(table)
-        console.print(f"{folder}: {ROUNDS}, {FACTS}, {FIGURE}", soft_wrap=True, highlight=False)
+        written = f"{self.folder}: {ROUNDS}, {FACTS}, {FIGURE}"
+        console.print(written, soft_wrap=True, highlight=False)

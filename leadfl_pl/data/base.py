@@ -41,31 +41,26 @@ class TensorBatches:
         data: the examples.
         batch_size: B; the last batch may be smaller.
         shuffle: a new order, from torch's global generator, in each iteration.
-        rank, world_size: with more than one process, this one gets every world_size-th batch.
+        count: cut this many batches of nearly equal size instead, whatever ``batch_size`` says.
     """
 
     def __init__(
-        self,
-        data: ImageSet,
-        batch_size: int,
-        shuffle: bool = False,
-        rank: int = 0,
-        world_size: int = 1,
+        self, data: ImageSet, batch_size: int, shuffle: bool = False, count: int | None = None
     ) -> None:
         self.data = data
         self.batch_size = batch_size
         self.shuffle = shuffle
-        self.starts = range(0, len(data.labels), batch_size)[rank::world_size]
+        self.count = count
 
     def __len__(self) -> int:
-        return len(self.starts)
+        return self.count or -(-len(self.data.labels) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         images, labels = self.data
-        order = torch.randperm(len(labels)).to(labels.device) if self.shuffle else None
-        for start in self.starts:
-            window = slice(start, start + self.batch_size)
-            index = window if order is None else order[window]
+        order = (torch.randperm if self.shuffle else torch.arange)(len(labels))
+        parts = order.tensor_split(self.count) if self.count else order.split(self.batch_size)
+        for index in parts:
+            index = index.to(labels.device)
             yield as_float(images[index]), labels[index]
 
 
@@ -140,10 +135,15 @@ class FederatedDataModule(LightningDataModule):
         return TensorBatches(self.train_set, self.batch_size, shuffle=True)
 
     def val_dataloader(self) -> TensorBatches:
+        """This rank's share of the test set, in as many batches as every other rank has."""
         rank, world_size = 0, 1
         if self.trainer is not None:
             rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        return TensorBatches(self.test_set, self.eval_batch_size, rank=rank, world_size=world_size)
+        images, labels = self.test_set
+        largest = -(-len(labels) // world_size)
+        share = ImageSet(images[rank::world_size], labels[rank::world_size])
+        count = -(-largest // self.eval_batch_size)
+        return TensorBatches(share, self.eval_batch_size, count=count)
 
     def test_dataloader(self) -> TensorBatches:
         return self.val_dataloader()

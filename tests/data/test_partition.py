@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -43,7 +45,25 @@ def test_a_local_epoch_has_every_image_once_in_an_order_of_its_own() -> None:
     assert all(torch.equal(x.flatten().long(), y) for x, y in first)
 
 
-def test_ranks_share_out_the_evaluation_batches() -> None:
+def test_a_number_of_batches_can_be_asked_for() -> None:
     data = ImageSet(torch.zeros(10, 1, 1, 1, dtype=torch.uint8), torch.arange(10))
-    seen = [[y.tolist() for _, y in TensorBatches(data, 3, rank=r, world_size=2)] for r in (0, 1)]
-    assert seen == [[[0, 1, 2], [6, 7, 8]], [[3, 4, 5], [9]]]
+    assert [y.tolist() for _, y in TensorBatches(data, 4)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    sizes = [len(y) for _, y in TensorBatches(data, 4, count=4)]
+    assert sizes == [3, 3, 2, 2]
+    shuffled = torch.cat([y for _, y in TensorBatches(data, 4, shuffle=True)])
+    assert torch.equal(shuffled.sort().values, torch.arange(10))
+
+
+def test_ranks_share_out_the_test_set_in_equally_many_batches() -> None:
+    class Rank(Digits):
+        def __init__(self, rank: int) -> None:
+            super().__init__(eval_batch_size=60)
+            self.trainer = SimpleNamespace(global_rank=rank, world_size=7)
+
+    loaders = []
+    for rank in range(7):
+        module = Rank(rank)
+        module.setup()
+        loaders.append(module.val_dataloader())
+    assert {len(list(loader)) for loader in loaders} == {1}
+    assert sum(len(y) for loader in loaders for _, y in loader) == 360
