@@ -170,3 +170,13 @@ def test_the_script_prints_help_and_exits_with_the_code(tmp_path: Path) -> None:
 
 def test_one_thread_in_tests() -> None:
     assert torch.get_num_threads() == 1
+
+
+def test_two_devices_give_the_bits_of_one() -> None:
+    script = [sys.executable, str(ROOT / "cli.py"), *QUICKSTART, *TINY, "--trainer.devices=2",
+              "--trainer.default_root_dir=two"]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(script, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert main([*QUICKSTART, *TINY]) == 0
+    assert rows("two/logs/version_0") == rows()
