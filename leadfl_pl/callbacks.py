@@ -132,11 +132,22 @@ class RoundProgressBar(ProgressBar):
         if self.progress is not None:
             self.progress.update(self.rounds, completed=trainer.current_epoch + 1, note=note)
             self.progress.update(self.clients, completed=0)
+            if trainer.current_epoch + 1 == trainer.max_epochs:
+                self._stop()  # before Lightning and the report print below it
         elif self.enabled:
             self.console.print(f"round {trainer.current_epoch + 1}/{trainer.max_epochs} {note}")
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
         if self.progress is not None:
+            self.progress.remove_task(self.clients)
             self.progress.stop()
             self.progress = None
 
