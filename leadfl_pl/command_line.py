@@ -100,7 +100,7 @@ def _known(base: type) -> list[str]:
         subclasses: list[type] = queue.pop().__subclasses__()
         found.update(subclasses)
         queue += subclasses
-    return sorted(c.__name__ for c in found if not c.__name__.startswith("_"))
+    return sorted(c.__name__ for c in found if not inspect.isabstract(c))
 
 
 class FederatedCLI(LightningCLI):

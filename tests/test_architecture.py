@@ -15,7 +15,8 @@ LAYERS = [
     {"types", "rng", "vector", "provenance", "version"},
     {"defenses", "aggregators", "attacks", "schedules", "metrics", "models", "plots", "records"},
     {"client", "federation", "callbacks", "data"},
-    {"loop", "strategy"},
+    {"local", "strategy"},
+    {"loop"},
     {"trainer"},
     {"command_line", "report", "sweep"},
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -82,7 +83,20 @@ def add_noise_(params: list[Tensor], noise: list[Tensor], lr: float) -> None:
     torch._foreach_add_(params, noise)
 
 
-def require_scale(owner: str, scale: float) -> None:
-    """Raises unless ``scale`` can be the scale of a Laplace distribution."""
-    if not scale >= 0:
-        raise ConfigError(f"{owner}: scale must be >= 0, got scale = {scale}")
+class LaplaceDefense(ClientDefense, ABC):
+    """The settings that FL-WBC and LDP share; their own docstrings say what they mean."""
+
+    def __init__(
+        self,
+        scale: float = 0.2,
+        formulation: Literal["paper", "released"] = "paper",
+        parameters: ParameterChoice = "all",
+    ) -> None:
+        if not scale >= 0:
+            raise ConfigError(f"{type(self).__name__}: scale must be >= 0, got scale = {scale}")
+        self.scale = scale
+        self.formulation = formulation
+        self.parameters: ParameterChoice = "weights" if formulation == "released" else parameters
+
+    @abstractmethod
+    def after_step(self, step: LocalStep, state: Any) -> Any: ...

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from leadfl_pl.defenses.base import (
-    ClientDefense,
-    ParameterChoice,
+    LaplaceDefense,
     add_noise_,
     chosen,
     clones,
     laplace_noise,
     pick,
-    require_scale,
 )
 from leadfl_pl.types import LocalStep
 
@@ -41,7 +39,7 @@ class FLWBCState(NamedTuple):
     grads: list[Tensor] | None
 
 
-class FLWBC(ClientDefense):
+class FLWBC(LaplaceDefense):
     r"""FL-WBC: after each local step but the first, noise in the null space of the Hessian.
 
     :math:`\Upsilon \sim \mathrm{Laplace}(0, s)` elementwise, kept only where
@@ -65,17 +63,6 @@ class FLWBC(ClientDefense):
            (``parameters="weights"``).
         2. The released LeadFL code draws the noise with NumPy's global generator.
     """
-
-    def __init__(
-        self,
-        scale: float = 0.2,
-        formulation: Literal["paper", "released"] = "paper",
-        parameters: ParameterChoice = "all",
-    ) -> None:
-        require_scale("FLWBC", scale)
-        self.scale = scale
-        self.formulation = formulation
-        self.parameters: ParameterChoice = "weights" if formulation == "released" else parameters
 
     def start(self, names: Sequence[str], params: list[Tensor]) -> FLWBCState:
         return FLWBCState(chosen(names, self.parameters), None)

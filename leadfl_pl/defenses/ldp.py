@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from torch import Tensor
 
 from leadfl_pl.defenses.base import (
-    ClientDefense,
-    ParameterChoice,
+    LaplaceDefense,
     add_noise_,
     chosen,
     laplace_noise,
     pick,
-    require_scale,
 )
 from leadfl_pl.types import LocalStep
 
 
-class LDP(ClientDefense):
+class LDP(LaplaceDefense):
     r"""LDP: after each local step but the first, :math:`W \leftarrow W + \eta \Upsilon`.
 
     :math:`\Upsilon \sim \mathrm{Laplace}(0, s)` elementwise: FL-WBC without its mask.
@@ -42,17 +39,6 @@ class LDP(ClientDefense):
            the clipping bound and a privacy budget, once. This adds unclipped noise to the
            weights at every local step and gives no privacy guarantee.
     """
-
-    def __init__(
-        self,
-        scale: float = 0.2,
-        formulation: Literal["paper", "released"] = "paper",
-        parameters: ParameterChoice = "all",
-    ) -> None:
-        require_scale("LDP", scale)
-        self.scale = scale
-        self.formulation = formulation
-        self.parameters: ParameterChoice = "weights" if formulation == "released" else parameters
 
     def start(self, names: Sequence[str], params: list[Tensor]) -> list[int]:
         return chosen(names, self.parameters)

@@ -1,0 +1,158 @@
+"""Local training: one client of a round, from the global weights to its update."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor
+from torch.optim import Optimizer
+
+from leadfl_pl.attacks import Attack
+from leadfl_pl.client import FederatedClient, MaliciousClient
+from leadfl_pl.data import FederatedDataModule, ImageSet
+from leadfl_pl.data.base import epoch_batches
+from leadfl_pl.federation import Federation
+from leadfl_pl.rng import derive_seed, generator
+from leadfl_pl.types import ClientUpdate, Cohort
+from leadfl_pl.vector import ModelVector
+
+
+class GlobalModel(NamedTuple):
+    """All that local training changes of the module, to be put back after it."""
+
+    theta: Tensor  # (d,)
+    buffers: Tensor  # (b,)
+    counters: list[Tensor]
+
+
+class LocalTraining:
+    """Runs the clients of a federation one after the other on one module.
+
+    An update is packed as a row (d + b + 3,), with ``carry_momentum`` (d + b + m + 3,), so that
+    the rows of several ranks can be gathered in one call.
+
+    Args:
+        client: the honest client; malicious ones share its network.
+        datamodule: set up, and on the device.
+        federation: attack and length of the local training.
+        trainer: whose optimizer and precision are used.
+        momenta: by client id, filled with ``carry_momentum``.
+    """
+
+    def __init__(
+        self,
+        client: FederatedClient,
+        datamodule: FederatedDataModule,
+        federation: Federation,
+        trainer: Trainer,
+        momenta: dict[int, Tensor],
+    ) -> None:
+        self.client = client
+        self.federation = federation
+        self.trainer = trainer
+        self.momenta = momenta
+        self.seed = federation.seed or 0
+        self.vector = ModelVector(client.model, federation.measure)
+        self.train_set, self.batch_size = datamodule.train_set, datamodule.batch_size
+        self.parts = datamodule.partition(federation.num_clients, self.seed)
+        defense = client.defense if federation.defended_attackers else None
+        self.malicious_client = MaliciousClient(
+            client.model,
+            federation.attack or Attack(),
+            defense,
+            lr=client.lr,
+            momentum=client.momentum,
+        )
+        self.malicious_client.trainer = trainer
+
+    def train(self, cohort: Cohort, position: int) -> Tensor:
+        """Trains the client at ``position`` of the cohort and returns its packed update.
+
+        The module has the global weights again when this returns, or raises.
+        """
+        t, client_id = cohort.round, cohort.client_ids[position]
+        client = self.malicious_client if cohort.malicious[position] else self.client
+        data = self.train_set.take(self.parts[client_id], self.vector.device)
+        order = generator(self.seed, "order", t, client_id)
+        optimizer = self.trainer.optimizers[0]
+        optimizer.state.clear()
+        if (momentum := self.momenta.get(client_id)) is not None:
+            write_momentum(optimizer, momentum)
+        start = self.read_global()
+        try:
+            with isolate_rng(), self.trainer.precision_plugin.train_step_context():
+                torch.manual_seed(derive_seed(self.seed, "client", t, client_id))
+                client.start_round(derive_seed(self.seed, "noise", t, client_id))
+                batches = self._batches(client, data, order)
+                for i, batch in enumerate(itertools.islice(batches, self.federation.local_steps)):
+                    client.training_step(batch, i)
+            delta, loss, regulariser = client.finish_round(self.vector.read() - start.theta)
+            size = torch.tensor(len(data.labels), device=delta.device)
+            tail = torch.stack([v.to(delta.dtype) for v in (size, loss, regulariser)])
+            row = [delta, self.vector.read_buffers()]
+            if self.federation.carry_momentum:
+                row.append(read_momentum(optimizer).to(delta.dtype))
+            return torch.cat([*row, tail])
+        finally:
+            self.write_global(start)
+            optimizer.zero_grad()
+
+    def empty_row(self) -> Tensor:
+        """What a rank without a client sends, of the same length as an update."""
+        vector = self.vector
+        m = 0
+        if self.federation.carry_momentum and self.client.momentum:
+            m = sum(p.numel() for p in self.client.model.parameters() if p.requires_grad)
+        return torch.zeros(vector.d + vector.b + m + 3, dtype=vector.dtype, device=vector.device)
+
+    def _batches(
+        self, client: FederatedClient, data: ImageSet, order: torch.Generator
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        epochs = self.federation.local_epochs
+        for _ in itertools.count() if epochs is None else range(epochs):
+            client.start_epoch()
+            yield from epoch_batches(data, self.batch_size, order)
+
+    def unpack(self, row: Tensor, client_id: int) -> ClientUpdate:
+        """The update in a packed row; its momentum is put by for the client's next round."""
+        d, b = self.vector.d, self.vector.b
+        if self.federation.carry_momentum:
+            self.momenta[client_id] = row[d + b : -3].clone()
+        size, loss, regulariser = row[-3:]
+        return ClientUpdate(client_id, row[:d], row[d : d + b], int(size), loss, regulariser)
+
+    def read_global(self) -> GlobalModel:
+        """A copy of the module's state."""
+        v = self.vector
+        return GlobalModel(v.read(), v.read_buffers(), v.read_counters())
+
+    def write_global(self, state: GlobalModel) -> None:
+        """Puts back what :meth:`read_global` gave."""
+        self.vector.write(state.theta)
+        self.vector.write_buffers(state.buffers)
+        self.vector.write_counters(state.counters)
+
+
+def read_momentum(optimizer: Optimizer) -> Tensor:
+    """The optimizer's momentum buffers as one vector (m,), empty without momentum."""
+    buffers = [
+        state["momentum_buffer"].reshape(-1)
+        for group in optimizer.param_groups
+        for p in group["params"]
+        if (state := optimizer.state.get(p)) and state.get("momentum_buffer") is not None
+    ]
+    device = optimizer.param_groups[0]["params"][0].device
+    return torch.cat(buffers) if buffers else torch.empty(0, device=device)
+
+
+def write_momentum(optimizer: Optimizer, vector: Tensor) -> None:
+    """Puts back what :func:`read_momentum` gave."""
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    if vector.numel():
+        for p, part in zip(params, vector.split([p.numel() for p in params]), strict=True):
+            optimizer.state[p]["momentum_buffer"] = part.view_as(p).clone()
