@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.utilities import rank_zero_only
@@ -46,7 +45,8 @@ class BackdoorEvaluation(Callback):
         if (triggered := self.attack.trigger(x, y)) is None:
             return
         images, target, mask = triggered
-        predictions = pl_module(images).argmax(dim=1)
+        with trainer.precision_plugin.forward_context():
+            predictions = pl_module(images).argmax(dim=1)
         for metric in (self.accuracy, self.accuracy_all):
             metric.to(predictions.device)
         self.accuracy.update(predictions, target, mask)
@@ -165,11 +165,11 @@ def describe(trainer: Trainer) -> str:
 
 
 class RunReport(Callback):
-    """Keeps one row a round, and at the end of the fit prints a table and draws a figure.
+    """Keeps one row a round of a federation, and at the end prints a table and draws a figure.
 
     ``rounds.csv``, ``run.json`` (command, seed, versions, commit) and ``accuracy.png`` go to
-    ``dirpath``, the logger's folder if not given. The rows travel in the checkpoint, so a resumed
-    run reports all its rounds.
+    ``dirpath``, the logger's folder if not given, nowhere without either. The rows travel in the
+    checkpoint, so a resumed run reports all its rounds.
 
     Args:
         dirpath: where the files go.
@@ -178,6 +178,10 @@ class RunReport(Callback):
     def __init__(self, dirpath: str | None = None) -> None:
         self.dirpath = dirpath
         self.rows: list[dict[str, float]] = []
+        self.validated = False
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.validated = not trainer.sanity_checking
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows}
@@ -185,34 +189,36 @@ class RunReport(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = list(state_dict["rows"])
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        values: dict[str, torch.Tensor] = {
-            k: v for k, v in trainer.callback_metrics.items() if k.startswith("val/")
-        }
-        values |= getattr(pl_module, "round_metrics", {})
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        values = dict(pl_module.round_metrics)
+        if self.validated:  # else callback_metrics still has those of an earlier round
+            values |= {k: v for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+        self.validated = False
         row = {"round": float(trainer.current_epoch)} | {k: float(v) for k, v in values.items()}
         self.rows = [r for r in self.rows if r["round"] != row["round"]] + [row]
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and self.folder is not None:
             write_rows(self.folder, self.rows)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # on every rank: looking up log_dir is a broadcast
-        self.folder = Path(self.dirpath or trainer.log_dir or trainer.default_root_dir)
+        log_dir = trainer.log_dir if trainer.logger else None
+        found = self.dirpath or log_dir
+        self.folder = Path(found) if found else None
 
     @rank_zero_only
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        federation = getattr(trainer, "federation", None)
-        facts = provenance(federation.seed if federation else None)
-        facts["clients_per_round"] = federation.clients_per_round if federation else 1
+    def on_fit_start(self, trainer: Any, pl_module: LightningModule) -> None:
+        if self.folder is None:
+            return
+        federation = trainer.federation
+        facts = provenance(federation.seed) | {"clients_per_round": federation.clients_per_round}
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
 
     @rank_zero_only
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self.rows:
+    def on_fit_end(self, trainer: Any, pl_module: LightningModule) -> None:
+        if not self.rows or self.folder is None:
             return
-        federation = getattr(trainer, "federation", None)
-        majority = federation.clients_per_round / 2 if federation else 0.5
+        majority = trainer.federation.clients_per_round / 2
         plot_accuracies(self.rows, majority).savefig(self.folder / FIGURE, dpi=150)
         numbers = summary(self.rows, majority)
         table = Table(title=f"after {len(self.rows)} rounds")

@@ -13,7 +13,7 @@ from leadfl_pl.attacks import Attack
 from leadfl_pl.defenses import ClientDefense, LeadFL, NoDefense
 from leadfl_pl.defenses.leadfl import Formulation, Norm
 from leadfl_pl.metrics import CleanAccuracy
-from leadfl_pl.types import ConfigError, LocalStep
+from leadfl_pl.types import ConfigError, LocalStep, require_choice
 
 Batch = tuple[Tensor, Tensor]  # images (B, C, H, W), classes (B,)
 
@@ -48,6 +48,7 @@ class FederatedClient(LightningModule):
         super().__init__()
         if not lr > 0:
             raise ConfigError(f"model.lr must be > 0, got lr = {lr}")
+        require_choice("model", "evaluation_mode", evaluation_mode, ("eval", "train"))
         if not 0 <= momentum < 1:
             raise ConfigError(f"model.momentum must be in [0, 1), got momentum = {momentum}")
         self.automatic_optimization = False
@@ -98,7 +99,7 @@ class FederatedClient(LightningModule):
                 LocalStep(
                     names=self._names,
                     params=self._data,
-                    grads=[p.grad for p in self._params],  # type: ignore[misc]
+                    grads=[torch.zeros_like(p) if p.grad is None else p.grad for p in self._params],
                     lr=optimizer.param_groups[0]["lr"],
                     step=self._step,
                     epoch_start=self._epoch_start,
@@ -210,7 +211,8 @@ class MaliciousClient(FederatedClient):
         gradients: list[list[Tensor]] = []
         for x, y in self.attack.tasks(*batch):
             loss = F.cross_entropy(self(x), y)
-            gradients.append(list(torch.autograd.grad(loss, self._params)))
+            found = torch.autograd.grad(loss, self._params, materialize_grads=True)
+            gradients.append(list(found))
             losses.append(loss.detach())
         stacked = torch.stack(losses)
         weights = self.attack.balance(stacked, gradients)

@@ -9,6 +9,7 @@ import sys
 import traceback
 import warnings
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NoReturn
 
 from lightning.pytorch import LightningModule, Trainer
@@ -39,7 +40,7 @@ class SaveConfig(SaveConfigCallback):
     """Writes the whole configuration beside the logs, and hands it to the logger."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        config = self.config.as_dict() if hasattr(self.config, "as_dict") else dict(self.config)
+        config = self.config.as_dict()
         for logger in trainer.loggers:
             logger.log_hyperparams(
                 {k: config.get(k) for k in ("model", "data", "seed_everything")}
@@ -62,7 +63,7 @@ class OneLineParser(LightningArgumentParser):
 def explain(message: str) -> str:
     """One sentence from jsonargparse's tree of everything that it tried.
 
-    >>> explain('Parser key "f":\\n  Expected a <class \'int\'>. Got value: 4.5')
+    >>> explain('Parser key "f": Expected a int. Got value: 4.5')
     'f must be int, got 4.5'
     """
     keys = ".".join(re.findall(r'[Pp]arser key "([^"]+)"', message))
@@ -119,6 +120,11 @@ class FederatedCLI(LightningCLI):
             parser_class=OneLineParser,
             **kwargs,
         )
+
+    def before_instantiate_classes(self) -> None:
+        path = self.config[self.config.subcommand].get("ckpt_path")
+        if path not in (None, "last", "best", "hpc", "registry") and not Path(path).is_file():
+            raise ConfigError(f"ckpt_path must be a checkpoint or last, got ckpt_path = {path}")
 
 
 def main(args: list[str] | None = None) -> int:

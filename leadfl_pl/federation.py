@@ -11,7 +11,7 @@ from torch import Tensor
 from leadfl_pl.aggregators import Aggregator
 from leadfl_pl.attacks import Attack
 from leadfl_pl.schedules import Schedule
-from leadfl_pl.types import ClientUpdate, Cohort, ConfigError, Population
+from leadfl_pl.types import ClientUpdate, Cohort, ConfigError, Population, require_choice
 from leadfl_pl.vector import Measure
 
 
@@ -42,7 +42,8 @@ class Federation:
         measure: what rules measure distances on, see :mod:`leadfl_pl.vector`; ``"state"`` is
             what the released LeadFL code does.
         carry_momentum: each client's optimizer keeps its momentum from round to round, as in the
-            released LeadFL code, instead of starting from zero.
+            released LeadFL code, instead of starting from zero. Those of all clients that ever
+            took part are kept on the CPU and in the checkpoint: K x d numbers at most.
         seed: of every random draw; the value of ``seed_everything`` if not given, 0 without one.
     """
 
@@ -63,6 +64,8 @@ class Federation:
     def check(self) -> None:
         """Raises :class:`ConfigError` unless every round of this federation can be run."""
         k, n, m = self.num_clients, self.clients_per_round, self.num_malicious
+        if k < 1:
+            raise ConfigError(f"trainer.federation.num_clients must be >= 1, got num_clients = {k}")
         for key, value, most, meaning in (
             ("clients_per_round", n, k, "num_clients"),
             ("num_malicious", m, k, "num_clients"),
@@ -87,6 +90,16 @@ class Federation:
         for key in ("local_epochs", "local_steps"):
             if (value := getattr(self, key)) is not None and value < 1:
                 raise ConfigError(f"trainer.federation.{key} must be >= 1, got {key} = {value}")
+        if not 0 < self.server_lr < float("inf"):
+            raise ConfigError(
+                f"trainer.federation.server_lr must be > 0, got server_lr = {self.server_lr}"
+            )
+        require_choice("trainer.federation", "measure", self.measure, ("params", "state"))
+        if type(self.aggregator).forward is not Aggregator.forward:
+            raise ConfigError(
+                f"{type(self.aggregator).__name__} must define select() and combine(), which a "
+                "federation calls, instead of forward()"
+            )
         self.schedule.check(self.population)
         self.aggregator.check(n)
 

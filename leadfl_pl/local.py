@@ -27,7 +27,7 @@ class GlobalModel(NamedTuple):
 
     theta: Tensor  # (d,)
     buffers: Tensor  # (b,)
-    counters: list[Tensor]
+    kept: list[Tensor]  # counters
 
 
 class LocalTraining:
@@ -58,6 +58,7 @@ class LocalTraining:
         self.momenta = momenta
         self.seed = federation.seed or 0
         self.vector = ModelVector(client.model, federation.measure)
+        self.row_dtype = torch.promote_types(self.vector.dtype, torch.float32)
         self.train_set, self.batch_size = datamodule.train_set, datamodule.batch_size
         self.parts = datamodule.partition(federation.num_clients, self.seed)
         defense = client.defense if federation.defended_attackers else None
@@ -93,11 +94,11 @@ class LocalTraining:
                     client.training_step(batch, i)
             delta, loss, regulariser = client.finish_round(self.vector.read() - start.theta)
             size = torch.tensor(len(data.labels), device=delta.device)
-            tail = torch.stack([v.to(delta.dtype) for v in (size, loss, regulariser)])
             row = [delta, self.vector.read_buffers()]
             if self.federation.carry_momentum:
-                row.append(read_momentum(optimizer).to(delta.dtype))
-            return torch.cat([*row, tail])
+                row.append(read_momentum(optimizer))
+            row += [v.reshape(1) for v in (size, loss, regulariser)]
+            return torch.cat([v.to(self.row_dtype) for v in row])
         finally:
             self.write_global(start)
             optimizer.zero_grad()
@@ -108,7 +109,8 @@ class LocalTraining:
         m = 0
         if self.federation.carry_momentum and self.client.momentum:
             m = sum(p.numel() for p in self.client.model.parameters() if p.requires_grad)
-        return torch.zeros(vector.d + vector.b + m + 3, dtype=vector.dtype, device=vector.device)
+        length = vector.d + vector.b + m + 3
+        return torch.zeros(length, dtype=self.row_dtype, device=vector.device)
 
     def _batches(
         self, client: FederatedClient, data: ImageSet, order: torch.Generator
@@ -116,38 +118,37 @@ class LocalTraining:
         epochs = self.federation.local_epochs
         for _ in itertools.count() if epochs is None else range(epochs):
             client.start_epoch()
-            yield from epoch_batches(data, self.batch_size, order)
+            for batch in epoch_batches(data, self.batch_size, order):
+                yield self.trainer.precision_plugin.convert_input(batch)
 
     def unpack(self, row: Tensor, client_id: int) -> ClientUpdate:
         """The update in a packed row; its momentum is put by for the client's next round."""
         d, b = self.vector.d, self.vector.b
         if self.federation.carry_momentum:
-            self.momenta[client_id] = row[d + b : -3].clone()
+            self.momenta[client_id] = row[d + b : -3].cpu()
         size, loss, regulariser = row[-3:]
         return ClientUpdate(client_id, row[:d], row[d : d + b], int(size), loss, regulariser)
 
     def read_global(self) -> GlobalModel:
         """A copy of the module's state."""
         v = self.vector
-        return GlobalModel(v.read(), v.read_buffers(), v.read_counters())
+        return GlobalModel(v.read(), v.read_buffers(), v.read_kept())
 
     def write_global(self, state: GlobalModel) -> None:
         """Puts back what :meth:`read_global` gave."""
         self.vector.write(state.theta)
         self.vector.write_buffers(state.buffers)
-        self.vector.write_counters(state.counters)
+        self.vector.write_kept(state.kept)
 
 
 def read_momentum(optimizer: Optimizer) -> Tensor:
     """The optimizer's momentum buffers as one vector (m,), empty without momentum."""
-    buffers = [
-        state["momentum_buffer"].reshape(-1)
-        for group in optimizer.param_groups
-        for p in group["params"]
-        if (state := optimizer.state.get(p)) and state.get("momentum_buffer") is not None
-    ]
-    device = optimizer.param_groups[0]["params"][0].device
-    return torch.cat(buffers) if buffers else torch.empty(0, device=device)
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    found = [optimizer.state.get(p, {}).get("momentum_buffer") for p in params]
+    if all(buffer is None for buffer in found):
+        return torch.empty(0, device=params[0].device)
+    pairs = zip(params, found, strict=True)
+    return torch.cat([(torch.zeros_like(p) if m is None else m).reshape(-1) for p, m in pairs])
 
 
 def write_momentum(optimizer: Optimizer, vector: Tensor) -> None:
@@ -155,4 +156,4 @@ def write_momentum(optimizer: Optimizer, vector: Tensor) -> None:
     params = [p for group in optimizer.param_groups for p in group["params"]]
     if vector.numel():
         for p, part in zip(params, vector.split([p.numel() for p in params]), strict=True):
-            optimizer.state[p]["momentum_buffer"] = part.view_as(p).clone()
+            optimizer.state[p]["momentum_buffer"] = part.view_as(p).to(p, copy=True)

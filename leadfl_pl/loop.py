@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -94,22 +95,29 @@ class FederatedLoop(_FitLoop):
     ) -> None:
         """Moves the global model, after making sure that it stays finite."""
         t = cohort.round
-        if not bool(aggregate.delta.isfinite().all()):
-            bad = [u.client_id for u in updates if not bool(u.delta.isfinite().all())]
+        delta, buffers = aggregate.delta, aggregate.buffers
+        if not bool(delta.isfinite().all() & buffers.isfinite().all()):
+            bad = [
+                u.client_id
+                for u in updates
+                if not bool(u.delta.isfinite().all() & u.buffers.isfinite().all())
+            ]
             raise FloatingPointError(
-                f"round {t}: the aggregated update is not finite; the updates of clients {bad} "
-                "are not. Lower the learning rate, or resume from the last checkpoint with "
-                "another rule"
+                f"round {t}: the aggregated update is not finite; what clients {bad} sent is not. "
+                "Lower the learning rate, or choose a rule that withstands it"
             )
         progress = self.epoch_loop.manual_optimization.optim_step_progress
         progress.increment_ready()
-        delta, buffers = self.trainer.strategy.broadcast((aggregate.delta, aggregate.buffers))
+        if self.trainer.world_size > 1:  # equal on every rank already, but for a GPU's rounding
+            for tensor in (delta, buffers):
+                torch.distributed.broadcast(tensor, src=0)
         vector = self.local.vector
         vector.write(vector.read() + delta)
         vector.write_buffers(buffers)
         progress.increment_completed()
         self.rounds_done = t + 1
         malicious = torch.tensor(cohort.malicious, device=delta.device)
+        selected_malicious = MaliciousSelected().to(delta.device)(aggregate.selected, malicious)
         penalties = [
             u.regulariser
             for u, is_malicious in zip(updates, cohort.malicious, strict=True)
@@ -117,7 +125,7 @@ class FederatedLoop(_FitLoop):
         ] or [delta.new_zeros(())]
         self.local.client.round_metrics = {
             "round/malicious_sampled": malicious.sum().float(),
-            "round/malicious_selected": MaliciousSelected()(aggregate.selected, malicious).float(),
+            "round/malicious_selected": selected_malicious.float(),
             "round/update_norm": torch.linalg.vector_norm(delta),
             "train/loss": torch.stack([u.loss for u in updates]).mean(),
             "train/regulariser": torch.stack(penalties).mean(),
@@ -153,6 +161,7 @@ class FederatedLoop(_FitLoop):
             )
         if federation.attack is not None:
             federation.attack.check(datamodule.image_shape, datamodule.num_classes)
+        _check_network(module, datamodule)
         datamodule.to(self._device)
         federation.aggregator.to(self._device)
         self.local = LocalTraining(module, datamodule, federation, trainer, self.momenta)
@@ -164,7 +173,7 @@ class FederatedLoop(_FitLoop):
     def on_save_checkpoint(self) -> dict[str, Any]:
         return super().on_save_checkpoint() | {
             "rounds_done": self.rounds_done,
-            "seed": self.federation.seed,
+            "settings": self._settings(),
             "aggregator": self.federation.aggregator.state_dict(),
             "momenta": self.momenta,
             "round_metrics": {k: v.cpu() for k, v in self._round_metrics().items()},
@@ -174,19 +183,32 @@ class FederatedLoop(_FitLoop):
         super().on_load_checkpoint(state_dict)
         if "rounds_done" not in state_dict:
             raise ConfigError("ckpt_path: this checkpoint was not written by a FederatedTrainer")
-        if state_dict["seed"] != self.federation.seed:
-            raise ConfigError(
-                f"seed must be the one of the checkpoint, {state_dict['seed']}, to go on with its "
-                f"run, got seed = {self.federation.seed}"
-            )
+        for key, value in self._settings().items():
+            if (saved := state_dict["settings"].get(key)) != value:
+                raise ConfigError(
+                    f"{key} must be {saved}, as in the checkpoint, to go on with its run, "
+                    f"got {key} = {value}"
+                )
         self.rounds_done = state_dict["rounds_done"]
         self.federation.aggregator.load_state_dict(state_dict["aggregator"])
         device = self.trainer.strategy.root_device
-        self.momenta = {c: m.to(device) for c, m in state_dict["momenta"].items()}
+        self.momenta.update(state_dict["momenta"])
         module = self.trainer.lightning_module
         if isinstance(module, FederatedClient):
             metrics = state_dict["round_metrics"]
             module.round_metrics = {k: v.to(device) for k, v in metrics.items()}
+
+    def _settings(self) -> dict[str, Any]:
+        """What must not change between the start of a run and its end, readable."""
+        settings = {f.name: getattr(self.federation, f.name) for f in fields(self.federation)}
+        client = self.trainer.lightning_module
+        settings |= {k: getattr(client, k, None) for k in ("defense", "lr", "momentum")}
+        return {key: _describe(value) for key, value in settings.items()}
+
+    def on_run_end(self) -> None:
+        """Ends the fit; the client may go on in another Trainer."""
+        super().on_run_end()
+        self.local.client.round_metrics = {}
 
     def _round_metrics(self) -> dict[str, Tensor]:
         module = self.trainer.lightning_module
@@ -213,3 +235,35 @@ class FederatedLoop(_FitLoop):
         call._call_lightning_module_hook(trainer, "on_train_batch_end", {}, task, wave)
         trainer._logger_connector.on_batch_end()
         progress.increment_completed()
+
+
+def _check_network(client: FederatedClient, datamodule: FederatedDataModule) -> None:
+    """Raises unless the network turns the data's images into one logit a class."""
+    x, _ = client.trainer.precision_plugin.convert_input(next(iter(datamodule.val_dataloader())))
+    training = client.training
+    try:
+        with torch.no_grad():
+            shape = client.eval()(x[:1].to(client.device)).shape
+    except RuntimeError as error:
+        raise ConfigError(
+            f"model.model = {type(client.model).__name__} must take images of shape "
+            f"{tuple(datamodule.image_shape)}, the shape of {type(datamodule).__name__}: {error}"
+        ) from error
+    finally:
+        client.train(training)
+    if tuple(shape) != (1, datamodule.num_classes):
+        raise ConfigError(
+            f"model.model = {type(client.model).__name__} must give {datamodule.num_classes} "
+            f"logits an image, one a class, got an output of shape {tuple(shape)[1:]}"
+        )
+
+
+def _describe(value: Any) -> Any:
+    """A setting as plain data: an object by its class and its own plain settings."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return f"[{', '.join(sorted(str(_describe(v)) for v in value))}]"
+    own = {k: v for k, v in getattr(value, "__dict__", {}).items() if not k.startswith("_")}
+    plain = {k: _describe(v) for k, v in own.items() if not isinstance(v, Tensor)}
+    return f"{type(value).__name__}({', '.join(f'{k}={v}' for k, v in plain.items())})"

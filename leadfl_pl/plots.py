@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from leadfl_pl.types import Row
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Row = Mapping[str, float]
 SERIES = {
     "val/clean_accuracy": ("clean accuracy", "tab:blue"),
     "val/backdoor_accuracy": ("backdoor accuracy", "tab:red"),

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from leadfl_pl.types import Row
+
 ROUNDS, FACTS, FIGURE = "rounds.csv", "run.json", "accuracy.png"
-Row = Mapping[str, float]
 
 
 class Run(NamedTuple):
@@ -61,9 +62,10 @@ def summary(rows: Sequence[Row], majority: float) -> dict[str, float]:
     1
     """
     nan = float("nan")
+    clean = [row["val/clean_accuracy"] for row in rows if "val/clean_accuracy" in row]
     backdoor = [row["val/backdoor_accuracy"] for row in rows if "val/backdoor_accuracy" in row]
     return {
-        "main accuracy": rows[-1].get("val/clean_accuracy", nan),
+        "main accuracy": clean[-1] if clean else nan,
         "backdoor average": sum(backdoor) / len(backdoor) if backdoor else nan,
         "backdoor final": backdoor[-1] if backdoor else nan,
         "rounds with a malicious majority": sum(

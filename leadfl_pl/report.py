@@ -13,6 +13,7 @@ from rich.table import Table
 
 from leadfl_pl.plots import plot_comparison
 from leadfl_pl.records import Run, cells, read_run, summary
+from leadfl_pl.types import ConfigError
 
 
 def comparison(runs: Mapping[str, Run]) -> Table:
@@ -54,7 +55,9 @@ def main(args: list[str] | None = None) -> int:
     arguments = parser.parse_args(args)
     try:
         runs = {path.name: read_run(path) for path in arguments.runs}
-    except FileNotFoundError as error:
+        if len(runs) < len(arguments.runs):
+            raise ConfigError("the folders must differ in their last part, which names the run")
+    except (ConfigError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     write_comparison(runs, arguments.output)

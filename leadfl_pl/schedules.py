@@ -22,9 +22,9 @@ class Schedule:
         """How many malicious clients the round has; None leaves it to chance."""
         return None
 
-    def most_malicious(self, population: Population) -> tuple[int, int]:
-        """The fewest and the most malicious clients that :meth:`malicious_count` may ask for."""
-        return 0, 0
+    def malicious_range(self) -> tuple[int, int] | None:
+        """The fewest and the most that :meth:`malicious_count` asks for; None: it never asks."""
+        return None
 
     def draw_malicious(self, population: Population) -> tuple[int, ...]:
         """The ids of the malicious clients, the same in every round."""
@@ -42,7 +42,8 @@ class Schedule:
         malicious = set(self.draw_malicious(population))
         attackers = [c for c in order if c in malicious][:count]
         benign = [c for c in order if c not in malicious][: n - count]
-        picked = attackers + benign  # attackers are rare, so they come late in ``order``
+        picked = attackers + benign
+        # their order in ``order`` would tell: the rarer kind comes later in it
         return [picked[i] for i in torch.randperm(n, generator=rng).tolist()]
 
     def cohort(self, population: Population, round: int) -> Cohort:
@@ -54,7 +55,9 @@ class Schedule:
     def check(self, population: Population) -> None:
         """Raises :class:`ConfigError` if the population cannot fill every round's cohort."""
         k, m, n, _ = population
-        fewest, most = self.most_malicious(population)
+        if (asked := self.malicious_range()) is None:
+            return
+        fewest, most = asked
         if most > n:
             raise ConfigError(
                 f"{type(self).__name__}: num_malicious must be <= clients_per_round = {n}, "
@@ -65,7 +68,7 @@ class Schedule:
                 f"{type(self).__name__}: num_malicious must be <= the population's "
                 f"num_malicious = {m}, got num_malicious = {most}"
             )
-        if n - fewest > k - m and (fewest, most) != (0, 0):
+        if n - fewest > k - m:
             raise ConfigError(
                 f"{type(self).__name__} needs {n - fewest} benign clients in a round, but "
                 f"num_clients - num_malicious = {k - m}"
@@ -90,7 +93,7 @@ class FixedSchedule(Schedule):
     def malicious_count(self, round: int) -> int:
         return self.num_malicious
 
-    def most_malicious(self, population: Population) -> tuple[int, int]:
+    def malicious_range(self) -> tuple[int, int]:
         return self.num_malicious, self.num_malicious
 
 
@@ -123,7 +126,7 @@ class BurstySchedule(Schedule):
     def malicious_count(self, round: int) -> int:
         return self.num_malicious if round % self.period < self.burst else 0
 
-    def most_malicious(self, population: Population) -> tuple[int, int]:
+    def malicious_range(self) -> tuple[int, int]:
         return (0 if self.burst < self.period else self.num_malicious), self.num_malicious
 
 
@@ -148,7 +151,7 @@ class ForcedRounds(Schedule):
     def malicious_count(self, round: int) -> int | None:
         return self.num_malicious if round in self.rounds else self.schedule.malicious_count(round)
 
-    def most_malicious(self, population: Population) -> tuple[int, int]:
+    def malicious_range(self) -> tuple[int, int]:
         return self.num_malicious, self.num_malicious
 
     def draw_malicious(self, population: Population) -> tuple[int, ...]:

@@ -48,7 +48,7 @@ def grid(sweep: dict[str, Any]) -> Iterator[Point]:
 def command(sweep: dict[str, Any], point: Point) -> list[str]:
     """The command line of one point: the sweep's own, its macros filled in as wandb does."""
     filled: list[str] = []
-    for part in sweep["command"]:
+    for part in sweep.get("command", ["${env}", "python", "${program}", "${args}"]):
         if part == "${args}":
             filled += [f"--{key}={value}" for key, value in point.items()]
         elif part in ("${interpreter}", "python"):
@@ -71,11 +71,24 @@ def run_sweep(path: Path, output: Path, extra: list[str]) -> dict[str, Run]:
     runs = {}
     for point in grid(sweep):
         folder = output / point_name(point)
-        if not any(folder.glob(f"logs/version_*/{FIGURE}")):
-            flags = [f"--trainer.default_root_dir={folder}", *extra]
-            subprocess.run([*command(sweep, point), *flags], check=True)
+        # without a server there is no wandb either: the run's own CSV is read
+        flags = [f"--trainer.default_root_dir={folder}", "--trainer.logger=true", *extra]
+        parts = [*command(sweep, point), *flags]
+        if not _finished(folder, parts):
+            subprocess.run(parts, check=True)
         runs[folder.name] = read_run(folder)
     return runs
+
+
+def _finished(folder: Path, parts: list[str]) -> bool:
+    """Whether the newest run in ``folder`` came to its end with the same command."""
+    try:
+        run = read_run(folder)
+    except FileNotFoundError:
+        return False
+    program = next(i for i, part in enumerate(parts) if part.endswith(".py"))
+    flags = " ".join(parts[program + 1 :])
+    return (run.folder / FIGURE).is_file() and run.facts["command"].endswith(f".py {flags}")
 
 
 def main(args: list[str] | None = None) -> int:

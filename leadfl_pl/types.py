@@ -7,11 +7,21 @@ buffers (BatchNorm's running statistics), N examples, (C, H, W) an image.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+Row = Mapping[str, float]  # one round of a run's record, by column
+
+
+def require_choice(owner: str, key: str, value: str, choices: Sequence[str]) -> None:
+    """Raises :class:`ConfigError` unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ConfigError(
+            f"{owner}: {key} must be one of {', '.join(choices)}, got {key} = {value}"
+        )
 
 
 class ConfigError(ValueError):

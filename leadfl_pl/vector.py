@@ -6,6 +6,7 @@ entry of the model                ``measure="params"``   ``measure="state"``
 trainable parameters              in the (d,) vector     in the (d,) vector
 floating-point buffers            in the (b,) vector     in the (d,) vector
 integer counters                  left alone             in the (d,) vector
+frozen parameters                 left alone             in the (d,) vector
 ================================  =====================  ======================
 
 Distances between clients are taken on the (d,) vector; the (b,) vector is averaged over the
@@ -38,8 +39,12 @@ class ModelVector:
         measured = [t for t in state.values() if measure == "state" or id(t) in trainable]
         rest = [t for t in state.values() if id(t) not in {id(m) for m in measured}]
         self.measured: list[Tensor] = [t.detach() for t in measured]
-        self.averaged: list[Tensor] = [t.detach() for t in rest if t.is_floating_point()]
-        self.counters: list[Tensor] = [t.detach() for t in rest if not t.is_floating_point()]
+        parameters = {id(p) for p in module.parameters()}
+        averaged = [t for t in rest if t.is_floating_point() and id(t) not in parameters]
+        self.averaged: list[Tensor] = [t.detach() for t in averaged]
+        self.kept: list[Tensor] = [
+            t.detach() for t in rest if not any(t is other for other in averaged)
+        ]
         self.device = next(iter(state.values())).device
         self.dtype = next((t.dtype for t in self.measured if t.is_floating_point()), torch.float32)
 
@@ -69,13 +74,13 @@ class ModelVector:
         """Overwrites the averaged, unmeasured entries with ``vector``, shape (b,)."""
         _unflatten(vector, self.averaged)
 
-    def read_counters(self) -> list[Tensor]:
-        """Copies of the integer entries that are neither measured nor averaged."""
-        return [t.clone() for t in self.counters]
+    def read_kept(self) -> list[Tensor]:
+        """Copies of the entries that are neither measured nor averaged."""
+        return [t.clone() for t in self.kept]
 
-    def write_counters(self, counters: list[Tensor]) -> None:
-        """Puts back what :meth:`read_counters` gave."""
-        for tensor, value in zip(self.counters, counters, strict=True):
+    def write_kept(self, kept: list[Tensor]) -> None:
+        """Puts back what :meth:`read_kept` gave."""
+        for tensor, value in zip(self.kept, kept, strict=True):
             tensor.copy_(value)
 
     def _flatten(self, tensors: list[Tensor]) -> Tensor:

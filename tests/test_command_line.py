@@ -64,6 +64,14 @@ def failure(capsys: pytest.CaptureFixture, *flags: str) -> str:
         (["--trainer.max_epochs=x"], "trainer.max_epochs must be int or null, got x"),
         (["--trainer.federation.nclients=3"], "unrecognized arguments"),
         (["--config=missing.yaml"], "File does not exist"),
+        (["--ckpt_path=nothere.ckpt"], "ckpt_path must be a checkpoint or last, got ckpt_path = n"),
+        (["--model.model=FashionMNISTNet"], "model.model = FashionMNISTNet must take images of "
+                                            "shape (1, 8, 8), the shape of Digits"),
+        (["--model.model.num_classes=7"], "model.model = DigitsNet must give 10 logits an image"),
+        (["--trainer.precision=16-mixed"], "trainer.precision must be 32, 64 or bf16"),
+        (["--trainer.federation.server_lr=0"], "server_lr must be > 0, got server_lr = 0"),
+        (["--trainer.federation.attack.position=[-1,0]"], "position must be >= 0"),
+        (["--trainer.federation.num_clients=0"], "num_clients must be >= 1, got num_clients = 0"),
     ],
 )  # fmt: skip
 def test_a_wrong_setting_is_one_sentence_and_exit_code_2(
@@ -114,8 +122,10 @@ def test_wandb_offline_through_the_config() -> None:
               "--trainer.logger.offline=true", "--trainer.logger.save_dir=run",
               "--trainer.logger.project=leadfl"]  # fmt: skip
     assert main([*QUICKSTART, *TINY, *logger]) == 0
-    assert len(rows("run")) == 2
-    (offline,) = Path("run/wandb").glob("offline-run-*")
+    assert len(rows()) == 2
+    assert main([*QUICKSTART, *TINY, *logger]) == 0  # a second run has a folder of its own
+    assert len(rows("run/logs/version_1")) == 2
+    offline = next(Path("run/wandb").glob("offline-run-*"))
     assert next(iter(offline.glob("*.wandb"))).stat().st_size > 0
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from tiny import SmallImages, TinyImages, small_client, small_trainer, weights
 
 import leadfl_pl as fl
 from leadfl_pl.data.base import epoch_batches
+from leadfl_pl.records import summary
 from leadfl_pl.rng import derive_seed, generator
 
 
@@ -258,10 +261,93 @@ def test_a_trigger_larger_than_the_image_is_refused() -> None:
 
 def test_evaluating_every_second_round_averages_those_rounds() -> None:
     trainer = small_trainer(
-        attack=fl.PatternBackdoor(), rounds=4, check_val_every_n_epoch=2,
+        attack=fl.PatternBackdoor(), rounds=5, check_val_every_n_epoch=2,
         callbacks=[report := fl.RunReport()],
     )  # fmt: skip
     trainer.fit(small_client(), datamodule=SmallImages(batch_size=8))
-    evaluated = [r["val/backdoor_accuracy"] for r in report.rows[1::2]]
+    evaluated = [r["val/backdoor_accuracy"] for r in report.rows if "val/backdoor_accuracy" in r]
+    assert [r["round"] for r in report.rows if "val/clean_accuracy" in r] == [1, 3]
+    numbers = summary(report.rows, majority=3.5)
     average = trainer.callback_metrics["val/backdoor_accuracy_avg"].item()
     assert average == pytest.approx(sum(evaluated) / 2)
+    assert numbers["backdoor average"] == pytest.approx(average)
+    assert numbers["main accuracy"] == report.rows[3]["val/clean_accuracy"]
+
+
+def test_frozen_parameters_stay_as_they_are() -> None:
+    client = small_client()
+    frozen = client.model[0].requires_grad_(False)
+    before = frozen.weight.clone()
+    trainer = fit(client)
+    assert torch.equal(frozen.weight, before)
+    assert trainer.fit_loop.local.vector.d == 418 - 40
+
+
+class NonFiniteBuffers(fl.NoDefense):
+    """A client whose running statistics overflow while its update stays finite."""
+
+    def after_step(self, step: fl.LocalStep, state: object) -> None:
+        self.buffer.fill_(float("nan"))
+
+
+def test_non_finite_buffers_do_not_reach_the_model() -> None:
+    client = small_client(NonFiniteBuffers())
+    client.defense.buffer = client.model[1].running_var
+    with pytest.raises(FloatingPointError, match="round 0: the aggregated update is not finite"):
+        fit(client, federation={"num_malicious": 0})
+    assert bool(weights(client).isfinite().all())
+
+
+@pytest.mark.parametrize(
+    "defense", [fl.LeadFL(), fl.LeadFL(formulation="released"), fl.FLWBC()], ids=lambda d: repr(d)
+)
+def test_a_parameter_without_a_gradient_is_no_obstacle(defense: fl.ClientDefense) -> None:
+    client = small_client(defense, momentum=0.1)
+    client.model.register_parameter("unused_weight", torch.nn.Parameter(torch.ones(3)))
+    fit(client, attack=fl.PatternBackdoor(), federation={"carry_momentum": True})
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed", "64-true"])
+def test_other_precisions_run(precision: str) -> None:
+    client = small_client(fl.LeadFL())
+    fit(client, attack=fl.PatternBackdoor(), precision=precision, rounds=1)
+    assert bool(weights(client).isfinite().all())
+
+
+def test_evaluation_in_train_mode_sees_every_batch_on_every_rank() -> None:
+    module = SmallImages(eval_batch_size=20)
+    module.setup()
+    sizes = {}
+    for mode in ("eval", "train"):
+        client = SimpleNamespace(evaluation_mode=mode)
+        module.trainer = SimpleNamespace(global_rank=1, world_size=3, lightning_module=client)
+        sizes[mode] = sum(len(y) for _, y in module.val_dataloader())
+    assert sizes == {"eval": 20, "train": 60}
+
+
+def test_a_rule_with_a_forward_of_its_own_is_refused() -> None:
+    class Forward(fl.FedAvg):
+        def forward(self, updates, weights=None):
+            return updates[0]
+
+    with pytest.raises(fl.ConfigError, match="Forward must define select"):
+        small_trainer(aggregator=Forward())
+
+
+def test_a_client_that_went_through_a_federation_logs_its_own_loss_afterwards() -> None:
+    client = small_client()
+    fit(client, rounds=1)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(max_epochs=1, accelerator="cpu", enable_model_summary=False, **quiet)
+    trainer.fit(client, datamodule=SmallImages(batch_size=16))
+    assert "round/update_norm" not in trainer.callback_metrics
+    assert "train/loss" in trainer.callback_metrics
+
+
+def test_choices_are_checked_from_python_too() -> None:
+    with pytest.raises(fl.ConfigError, match="norm must be one of l2, squared, got norm = L2"):
+        fl.LeadFL(norm="L2")
+    with pytest.raises(fl.ConfigError, match="balance must be one of mgda, fixed"):
+        fl.PatternBackdoor(balance="foo")
+    with pytest.raises(fl.ConfigError, match="measure must be one of params, state"):
+        small_trainer(federation={"measure": "everything"})

@@ -157,5 +157,13 @@ def test_a_checkpoint_loads_with_weights_only_and_into_a_plain_client(tmp_path: 
 
 def test_resuming_with_another_seed_is_refused(tmp_path: Path) -> None:
     run(tmp_path, fl.NoDefense(), fl.FedAvg())
-    with pytest.raises(fl.ConfigError, match="seed must be the one of the checkpoint, 0,"):
+    with pytest.raises(fl.ConfigError, match=r"seed must be 0, as in the checkpoint, .* seed = 5"):
         run(tmp_path, fl.NoDefense(), fl.FedAvg(), ckpt_path="last", seed=5)
+
+
+def test_resuming_with_other_settings_is_refused(tmp_path: Path) -> None:
+    run(tmp_path, fl.LeadFL(alpha=0.4), fl.FedAvg())
+    with pytest.raises(fl.ConfigError, match=r"defense must be LeadFL\(alpha=0.4, .*alpha=0.5"):
+        run(tmp_path, fl.LeadFL(alpha=0.5), fl.FedAvg(), ckpt_path="last")
+    with pytest.raises(fl.ConfigError, match=r"aggregator must be FedAvg.* got aggregator = Krum"):
+        run(tmp_path, fl.LeadFL(alpha=0.4), fl.Krum(), ckpt_path="last")

@@ -101,6 +101,8 @@ def test_too_few_benign_clients_are_refused() -> None:
     many = POPULATION._replace(num_malicious=95)
     with pytest.raises(ConfigError, match="BurstySchedule needs 10 benign clients"):
         BurstySchedule().check(many)
+    with pytest.raises(ConfigError, match="FixedSchedule needs 10 benign clients"):
+        FixedSchedule(0).check(many)
     RandomSchedule().check(many)
 
 

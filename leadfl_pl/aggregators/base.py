@@ -13,7 +13,8 @@ class Aggregator(nn.Module):
 
     A rule never learns who is malicious. What it remembers between rounds is a buffer, which the
     checkpoint carries. Rules that select clients override :meth:`select`; :meth:`combine` makes
-    one update of the selected ones.
+    one update of the selected ones. A federation calls these two itself, so ``forward`` must be
+    left as it is.
     """
 
     def check(self, n: int) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from leadfl_pl.aggregators.base import Aggregator, require_byzantine, require_count
 from leadfl_pl.aggregators.krum import krum_scores, squared_distances
+from leadfl_pl.types import ConfigError
 
 
 class Bulyan(Aggregator):
@@ -79,7 +80,11 @@ class ReleasedBulyan(Aggregator):
         self.neighbours = neighbours
 
     def check(self, n: int) -> None:
-        require_count("ReleasedBulyan", "n", n, self.neighbours + 1)
+        if n <= self.neighbours:
+            raise ConfigError(
+                f"ReleasedBulyan needs n >= neighbours + 1 = {self.neighbours + 1} updates, "
+                f"got n = {n}"
+            )
 
     def select(self, updates: Tensor) -> Tensor:
         scores = krum_scores(squared_distances(updates), self.neighbours)

@@ -30,7 +30,7 @@ def krum_scores(distances: Tensor, neighbours: int) -> Tensor:
     >>> krum_scores(squared_distances(points), neighbours=1)
     tensor([1., 1., 4.], dtype=torch.float64)
     """
-    others = distances.clone().fill_diagonal_(float("inf"))
+    others = distances.clone().fill_diagonal_(float("inf")).nan_to_num_(nan=float("inf"))
     return others.sort(dim=1).values[:, :neighbours].sum(dim=1)
 
 

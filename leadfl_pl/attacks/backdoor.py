@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from leadfl_pl.attacks.base import Attack, Task
-from leadfl_pl.types import ConfigError
+from leadfl_pl.types import ConfigError, require_choice
 
 LEAVE = float("nan")  # "leave the image as it is"
 NINE_PIXELS: tuple[tuple[float, ...], ...] = (
@@ -94,6 +94,16 @@ class PatternBackdoor(Attack):
         low: float = 0.0,
         pattern: Sequence[Sequence[float]] = NINE_PIXELS,
     ) -> None:
+        require_choice("PatternBackdoor", "balance", balance, ("mgda", "fixed"))
+        if min(position) < 0:
+            raise ConfigError(
+                f"PatternBackdoor: position must be >= 0, got position = {list(position)}"
+            )
+        if not pattern or len({len(row) for row in pattern}) != 1 or not pattern[0]:
+            raise ConfigError(
+                "PatternBackdoor: pattern must be rows of one length, "
+                f"got pattern = {[list(row) for row in pattern]}"
+            )
         if not 0 < backdoor_weight <= 1:
             raise ConfigError(
                 "PatternBackdoor: backdoor_weight must be in (0, 1], "
@@ -132,7 +142,9 @@ class PatternBackdoor(Attack):
         """A copy of the images (B, C, H, W) with the pattern on every channel."""
         row, column = self.corner(*x.shape[-2:])
         rows, columns = self.mask.shape
-        mask, values = self.mask.to(x.device), self.values.to(x)
+        if self.mask.device != x.device:  # once, not in every local step
+            self.mask, self.values = self.mask.to(x.device), self.values.to(x.device)
+        mask, values = self.mask, self.values.to(x.dtype)
         stamped = x.clone()
         window = stamped[..., row : row + rows, column : column + columns]
         window.copy_(torch.where(mask, values, window))

@@ -137,13 +137,18 @@ class FederatedDataModule(LightningDataModule):
     def val_dataloader(self) -> TensorBatches:
         """This rank's share of the test set, in as many batches as every other rank has."""
         rank, world_size = 0, 1
-        if self.trainer is not None:
+        if self.trainer is not None and not self._moves_buffers():
             rank, world_size = self.trainer.global_rank, self.trainer.world_size
         images, labels = self.test_set
         largest = -(-len(labels) // world_size)
         share = ImageSet(images[rank::world_size], labels[rank::world_size])
         count = -(-largest // self.eval_batch_size)
         return TensorBatches(share, self.eval_batch_size, count=count)
+
+    def _moves_buffers(self) -> bool:
+        """Evaluation with batch statistics must see the same batches on every rank."""
+        module = self.trainer.lightning_module if self.trainer is not None else None
+        return getattr(module, "evaluation_mode", "eval") == "train"
 
     def test_dataloader(self) -> TensorBatches:
         return self.val_dataloader()

@@ -76,8 +76,8 @@ def read_idx(folder: Path, name: str) -> Tensor:
 
 def _bad(path: Path, problem: str) -> ConfigError:
     return ConfigError(
-        f"data.data_dir: cannot use {path}: {problem}; delete it to have it downloaded anew, or "
-        f"{DEBIAN_HINT} and leave data.data_dir without one"
+        f"data.data_dir: cannot use {path}: {problem}; delete the folder {path.parent} to have "
+        f"all four files downloaded anew, or {DEBIAN_HINT} and leave data.data_dir without them"
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from leadfl_pl.types import ConfigError, LocalStep
+from leadfl_pl.types import ConfigError, LocalStep, require_choice
 
 ParameterChoice = Literal["all", "weights"]
 
@@ -92,8 +92,11 @@ class LaplaceDefense(ClientDefense, ABC):
         formulation: Literal["paper", "released"] = "paper",
         parameters: ParameterChoice = "all",
     ) -> None:
+        owner = type(self).__name__
+        require_choice(owner, "formulation", formulation, ("paper", "released"))
+        require_choice(owner, "parameters", parameters, ("all", "weights"))
         if not scale >= 0:
-            raise ConfigError(f"{type(self).__name__}: scale must be >= 0, got scale = {scale}")
+            raise ConfigError(f"{owner}: scale must be >= 0, got scale = {scale}")
         self.scale = scale
         self.formulation = formulation
         self.parameters: ParameterChoice = "weights" if formulation == "released" else parameters

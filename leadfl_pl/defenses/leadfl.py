@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from leadfl_pl.defenses.base import ClientDefense, ParameterChoice, chosen, clones, pick
-from leadfl_pl.types import ConfigError, LocalStep
+from leadfl_pl.types import ConfigError, LocalStep, require_choice
 
 Norm = Literal["l2", "squared"]
 Formulation = Literal["report", "released"]
@@ -126,6 +126,9 @@ class LeadFL(ClientDefense):
         formulation: Formulation = "report",
         parameters: ParameterChoice = "all",
     ) -> None:
+        require_choice("LeadFL", "norm", norm, ("l2", "squared"))
+        require_choice("LeadFL", "formulation", formulation, ("report", "released"))
+        require_choice("LeadFL", "parameters", parameters, ("all", "weights"))
         if not alpha >= 0:
             raise ConfigError(f"LeadFL: alpha must be >= 0, got alpha = {alpha}")
         if not clip > 0:

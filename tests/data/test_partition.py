@@ -58,7 +58,7 @@ def test_ranks_share_out_the_test_set_in_equally_many_batches() -> None:
     class Rank(Digits):
         def __init__(self, rank: int) -> None:
             super().__init__(eval_batch_size=60)
-            self.trainer = SimpleNamespace(global_rank=rank, world_size=7)
+            self.trainer = SimpleNamespace(global_rank=rank, world_size=7, lightning_module=None)
 
     loaders = []
     for rank in range(7):
