@@ -190,9 +190,10 @@ class RunReport(Callback):
         self.rows = list(state_dict["rows"])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        values = dict(pl_module.round_metrics)
+        values: dict[str, torch.Tensor] = {}
         if self.validated:  # else callback_metrics still has those of an earlier round
-            values |= {k: v for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+            values = {k: v for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+        values |= pl_module.round_metrics
         self.validated = False
         row = {"round": float(trainer.current_epoch)} | {k: float(v) for k, v in values.items()}
         self.rows = [r for r in self.rows if r["round"] != row["round"]] + [row]
