@@ -190,7 +190,7 @@ class RunReport(Callback):
         self.rows = list(state_dict["rows"])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        values: dict[str, torch.Tensor] = {}
+        values: dict[str, Any] = {}
         if self.validated:  # else callback_metrics still has those of an earlier round
             values = {k: v for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
         values |= pl_module.round_metrics
