@@ -18,7 +18,7 @@ from leadfl_pl.data import FederatedDataModule, ImageSet
 from leadfl_pl.data.base import epoch_batches
 from leadfl_pl.federation import Federation
 from leadfl_pl.rng import derive_seed, generator
-from leadfl_pl.types import ClientUpdate, Cohort
+from leadfl_pl.types import ClientUpdate, Cohort, ConfigError
 from leadfl_pl.vector import ModelVector
 
 
@@ -157,3 +157,24 @@ def write_momentum(optimizer: Optimizer, vector: Tensor) -> None:
     if vector.numel():
         for p, part in zip(params, vector.split([p.numel() for p in params]), strict=True):
             optimizer.state[p]["momentum_buffer"] = part.view_as(p).to(p, copy=True)
+
+
+def check_network(client: FederatedClient, datamodule: FederatedDataModule) -> None:
+    """Raises unless the network turns the data's images into one logit a class."""
+    x, _ = client.trainer.precision_plugin.convert_input(next(iter(datamodule.val_dataloader())))
+    training = client.training
+    try:
+        with torch.no_grad():
+            shape = client.eval()(x[:1].to(client.device)).shape
+    except RuntimeError as error:
+        raise ConfigError(
+            f"model.model = {type(client.model).__name__} must take images of shape "
+            f"{tuple(datamodule.image_shape)}, the shape of {type(datamodule).__name__}: {error}"
+        ) from error
+    finally:
+        client.train(training)
+    if tuple(shape) != (1, datamodule.num_classes):
+        raise ConfigError(
+            f"model.model = {type(client.model).__name__} must give {datamodule.num_classes} "
+            f"logits an image, one a class, got an output of shape {tuple(shape)[1:]}"
+        )

@@ -16,8 +16,9 @@ from torch import Tensor
 from leadfl_pl.client import FederatedClient
 from leadfl_pl.data import FederatedDataModule
 from leadfl_pl.federation import Aggregate, Federation
-from leadfl_pl.local import LocalTraining
+from leadfl_pl.local import LocalTraining, check_network
 from leadfl_pl.metrics import MaliciousSelected
+from leadfl_pl.provenance import describe
 from leadfl_pl.types import ClientUpdate, Cohort, ConfigError
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ class FederatedLoop(_FitLoop):
             )
         if federation.attack is not None:
             federation.attack.check(datamodule.image_shape, datamodule.num_classes)
-        _check_network(module, datamodule)
+        check_network(module, datamodule)
         datamodule.to(self._device)
         federation.aggregator.to(self._device)
         self.local = LocalTraining(module, datamodule, federation, trainer, self.momenta)
@@ -203,7 +204,7 @@ class FederatedLoop(_FitLoop):
         settings = {f.name: getattr(self.federation, f.name) for f in fields(self.federation)}
         client = self.trainer.lightning_module
         settings |= {k: getattr(client, k, None) for k in ("defense", "lr", "momentum")}
-        return {key: _describe(value) for key, value in settings.items()}
+        return {key: describe(value) for key, value in settings.items()}
 
     def on_run_end(self) -> None:
         """Ends the fit; the client may go on in another Trainer."""
@@ -235,35 +236,3 @@ class FederatedLoop(_FitLoop):
         call._call_lightning_module_hook(trainer, "on_train_batch_end", {}, task, wave)
         trainer._logger_connector.on_batch_end()
         progress.increment_completed()
-
-
-def _check_network(client: FederatedClient, datamodule: FederatedDataModule) -> None:
-    """Raises unless the network turns the data's images into one logit a class."""
-    x, _ = client.trainer.precision_plugin.convert_input(next(iter(datamodule.val_dataloader())))
-    training = client.training
-    try:
-        with torch.no_grad():
-            shape = client.eval()(x[:1].to(client.device)).shape
-    except RuntimeError as error:
-        raise ConfigError(
-            f"model.model = {type(client.model).__name__} must take images of shape "
-            f"{tuple(datamodule.image_shape)}, the shape of {type(datamodule).__name__}: {error}"
-        ) from error
-    finally:
-        client.train(training)
-    if tuple(shape) != (1, datamodule.num_classes):
-        raise ConfigError(
-            f"model.model = {type(client.model).__name__} must give {datamodule.num_classes} "
-            f"logits an image, one a class, got an output of shape {tuple(shape)[1:]}"
-        )
-
-
-def _describe(value: Any) -> Any:
-    """A setting as plain data: an object by its class and its own plain settings."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return f"[{', '.join(sorted(str(_describe(v)) for v in value))}]"
-    own = {k: v for k, v in getattr(value, "__dict__", {}).items() if not k.startswith("_")}
-    plain = {k: _describe(v) for k, v in own.items() if not isinstance(v, Tensor)}
-    return f"{type(value).__name__}({', '.join(f'{k}={v}' for k, v in plain.items())})"

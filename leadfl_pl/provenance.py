@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 PACKAGES = ("leadfl_pl", "torch", "torchvision", "lightning", "torchmetrics", "numpy")
 
@@ -41,3 +42,14 @@ def commit() -> str | None:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.TimeoutExpired):
         return None
+
+
+def describe(value: Any) -> Any:
+    """A setting as plain data: an object by its class and its own plain settings."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return f"[{', '.join(sorted(str(describe(v)) for v in value))}]"
+    own = {k: v for k, v in getattr(value, "__dict__", {}).items() if not k.startswith("_")}
+    plain = {k: describe(v) for k, v in own.items() if not isinstance(v, Tensor)}
+    return f"{type(value).__name__}({', '.join(f'{k}={v}' for k, v in plain.items())})"
