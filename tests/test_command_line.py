@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import ROOT
 
 from leadfl_pl.command_line import main
@@ -176,10 +175,6 @@ def test_the_script_prints_help_and_exits_with_the_code(tmp_path: Path) -> None:
     wrong = script(*QUICKSTART, "--model.defense.alpha=-1")
     assert wrong.returncode == 2
     assert "Traceback" not in wrong.stderr
-
-
-def test_one_thread_in_tests() -> None:
-    assert torch.get_num_threads() == 1
 
 
 def test_two_devices_give_the_bits_of_one() -> None:
