@@ -221,6 +221,6 @@ class MaliciousClient(FederatedClient):
         total = gradients[0]
         for gradient in gradients[1:]:
             torch._foreach_add_(total, gradient)
-        for p, g in zip(self._params, total, strict=True):
+        for p, g in zip(self._params, self.attack.project(total), strict=True):
             p.grad = g
         return (weights * stacked).sum()

@@ -9,9 +9,19 @@ import torch
 from torch import Tensor
 
 from leadfl_pl.aggregators import Aggregator
+from leadfl_pl.aggregators.door import reject, warn_rejected
 from leadfl_pl.attacks import Attack
+from leadfl_pl.metrics import MaliciousSelected
+from leadfl_pl.rng import generator
 from leadfl_pl.schedules import Schedule
-from leadfl_pl.types import ClientUpdate, Cohort, ConfigError, Population, require_choice
+from leadfl_pl.types import (
+    ClientUpdate,
+    Cohort,
+    ConfigError,
+    Population,
+    ServerContext,
+    require_choice,
+)
 from leadfl_pl.vector import Measure
 
 
@@ -19,8 +29,8 @@ class Aggregate(NamedTuple):
     """What a rule made of a round."""
 
     delta: Tensor  # (d,) the server's step
-    buffers: Tensor  # (b,) mean of the selected clients' buffers
-    selected: Tensor  # (m,) positions in the cohort
+    buffers: Tensor | None  # (b,) mean of the selected clients' buffers; None: none was selected
+    selected: Tensor  # (m,) positions among the updates that were received
 
 
 @dataclasses.dataclass
@@ -39,6 +49,8 @@ class Federation:
         local_steps: local steps in a round, going through the client's data as often as needed.
         server_lr: theta <- theta + server_lr * aggregate.
         defended_attackers: malicious clients run the client-side defense as well.
+        max_failures: how many rounds in a row may pass without an aggregate, because too few
+            well-formed updates came in, before the run stops. Such a round keeps the old model.
         measure: what rules measure distances on, see :mod:`leadfl_pl.vector`; ``"state"`` is
             what the released LeadFL code does.
         carry_momentum: each client's optimizer keeps its momentum from round to round, as in the
@@ -57,6 +69,7 @@ class Federation:
     local_steps: int | None = None
     server_lr: float = 1.0
     defended_attackers: bool = False
+    max_failures: int = 3
     measure: Measure = "params"
     carry_momentum: bool = False
     seed: int | None = None
@@ -90,6 +103,11 @@ class Federation:
         for key in ("local_epochs", "local_steps"):
             if (value := getattr(self, key)) is not None and value < 1:
                 raise ConfigError(f"trainer.federation.{key} must be >= 1, got {key} = {value}")
+        if self.max_failures < 0:
+            raise ConfigError(
+                "trainer.federation.max_failures must be >= 0, "
+                f"got max_failures = {self.max_failures}"
+            )
         if not 0 < self.server_lr < float("inf"):
             raise ConfigError(
                 f"trainer.federation.server_lr must be > 0, got server_lr = {self.server_lr}"
@@ -115,20 +133,89 @@ class Federation:
         return self.schedule.cohort(self.population, round)
 
     def corrupt(self, updates: list[ClientUpdate], cohort: Cohort) -> list[ClientUpdate]:
-        """The updates as the server receives them, after the attack on updates."""
-        if self.attack is None:
+        """The updates as they are sent, after the attack on updates.
+
+        The attackers are given those of them that are finite.
+        """
+        if self.attack is None or not any(cohort.malicious):
             return updates
         stacked = torch.stack([u.delta for u in updates])
         malicious = torch.tensor(cohort.malicious, device=stacked.device)
-        received = self.attack.corrupt(stacked, malicious)
-        return [u._replace(delta=row) for u, row in zip(updates, received, strict=True)]
+        finite = stacked.isfinite().all(dim=1)
+        if not bool((finite & malicious).any()):
+            return updates
+        rng = generator(self.seed or 0, "attack", cohort.round, device=stacked.device)
+        sent = stacked.clone()
+        sent[finite] = self.attack.corrupt(stacked[finite], malicious[finite], rng)
+        return [u._replace(delta=row) for u, row in zip(updates, sent, strict=True)]
 
-    def aggregate(self, updates: list[ClientUpdate]) -> Aggregate:
-        """The rule's update, and the mean of the buffers of the clients it selected."""
+    def receive(
+        self, updates: list[ClientUpdate], round: int, d: int, b: int
+    ) -> list[ClientUpdate]:
+        """The well-formed updates; warns of every other one by its client and what is wrong.
+
+        Rejected are: a delta or buffers of another shape than (d,) and (b,), entries that are not
+        finite, a norm whose square overflows float32, no examples, and a second update of a client.
+        """
+        received: list[ClientUpdate] = []
+        for update in updates:
+            fault = None
+            if update.client_id in {u.client_id for u in received}:
+                fault = "it is the second one of this client"
+            for name, found, length in (("delta", update.delta, d), ("buffers", update.buffers, b)):
+                if found.shape != (length,):
+                    fault = f"its {name} has shape {tuple(found.shape)}, not ({length},)"
+            if fault is None:
+                received.append(update)
+            else:
+                warn_rejected(f"client {update.client_id} in round {round}", fault)
+        for part in ("delta", "buffers"):
+            if received:
+                rows = torch.stack([getattr(u, part) for u in received])
+                weights = torch.tensor([float(u.num_examples) for u in received])
+                names = [f"client {u.client_id} in round {round}" for u in received]
+                keep = reject(rows, weights, names)
+                received = [received[i] for i in keep]
+        return received
+
+    def server_context(
+        self, round: int, root_update: Tensor | None, device: torch.device
+    ) -> ServerContext:
+        """What the server itself brings to a round."""
+        rng = generator(self.seed or 0, "server", round, device=device)
+        return ServerContext(rng, root_update)
+
+    def aggregate(self, updates: list[ClientUpdate], server: ServerContext) -> Aggregate:
+        """The rule's update, and the mean of the buffers of the clients it selected.
+
+        Raises:
+            ConfigError: these are fewer than the rule needs.
+        """
+        self.aggregator.check_enough(len(updates), self.clients_per_round)
         deltas = torch.stack([u.delta for u in updates])
         weights = deltas.new_tensor([u.num_examples for u in updates])
-        self.aggregator.check(len(updates))
-        selected = self.aggregator.select(deltas)
-        delta = self.aggregator.combine(deltas[selected], weights[selected])
-        buffers = torch.stack([u.buffers for u in updates])[selected].mean(dim=0)
+        delta, selected = self.aggregator.aggregate(deltas, weights, server)
+        buffers = None
+        if len(selected):
+            buffers = torch.stack([u.buffers for u in updates])[selected].mean(dim=0)
         return Aggregate(self.server_lr * delta, buffers, selected)
+
+
+def round_metrics(
+    aggregate: Aggregate, cohort: Cohort, received: list[ClientUpdate]
+) -> dict[str, Tensor]:
+    """What is logged of a round, by name; scalars."""
+    delta = aggregate.delta
+    is_malicious = dict(zip(cohort.client_ids, cohort.malicious, strict=True))
+    mask = torch.tensor([is_malicious[u.client_id] for u in received], device=delta.device)
+    selected = MaliciousSelected().to(delta.device)(aggregate.selected, mask.bool())
+    penalties = [u.regulariser for u in received if not is_malicious[u.client_id]]
+    nan = delta.new_tensor(float("nan"))
+    return {
+        "round/malicious_sampled": delta.new_tensor(sum(cohort.malicious)),
+        "round/malicious_selected": selected.float(),
+        "round/rejected": delta.new_tensor(len(cohort.client_ids) - len(received)),
+        "round/update_norm": torch.linalg.vector_norm(delta),
+        "train/loss": torch.stack([u.loss for u in received]).mean() if received else nan,
+        "train/regulariser": torch.stack(penalties or [delta.new_zeros(())]).mean(),
+    }

@@ -12,14 +12,17 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.optim import Optimizer
 
+from leadfl_pl.aggregators import Aggregator
 from leadfl_pl.attacks import Attack
 from leadfl_pl.client import FederatedClient, MaliciousClient
 from leadfl_pl.data import FederatedDataModule, ImageSet
 from leadfl_pl.data.base import epoch_batches
 from leadfl_pl.federation import Federation
 from leadfl_pl.rng import derive_seed, generator
-from leadfl_pl.types import ClientUpdate, Cohort, ConfigError
+from leadfl_pl.types import AttackerView, ClientUpdate, Cohort, ConfigError
 from leadfl_pl.vector import ModelVector
+
+ROOT = -1  # in place of a client's id, stands for the server in the seeds of its training
 
 
 class GlobalModel(NamedTuple):
@@ -61,24 +64,40 @@ class LocalTraining:
         self.row_dtype = torch.promote_types(self.vector.dtype, torch.float32)
         self.train_set, self.batch_size = datamodule.train_set, datamodule.batch_size
         self.parts = datamodule.partition(federation.num_clients, self.seed)
+        self.malicious_ids = federation.schedule.draw_malicious(federation.population)
+        self.attack = federation.attack or Attack()
         defense = client.defense if federation.defended_attackers else None
-        self.malicious_client = MaliciousClient(
-            client.model,
-            federation.attack or Attack(),
-            defense,
-            lr=client.lr,
-            momentum=client.momentum,
-        )
-        self.malicious_client.trainer = trainer
+        model, lr, momentum = client.model, client.lr, client.momentum
+        self.malicious_client = MaliciousClient(model, self.attack, defense, lr, momentum)
+        self.server_client = FederatedClient(model, lr=lr, momentum=momentum)
+        self.malicious_client.trainer = self.server_client.trainer = trainer
+        order = torch.randperm(len(self.train_set.labels), generator=generator(self.seed, "root"))
+        self.root = order[: federation.aggregator.root_size]
 
-    def train(self, cohort: Cohort, position: int) -> Tensor:
+    def train(self, cohort: Cohort, position: int, last_update: Tensor | None) -> Tensor:
         """Trains the client at ``position`` of the cohort and returns its packed update.
 
-        The module has the global weights again when this returns, or raises.
+        The module has the global weights again when this returns, or raises. ``last_update`` is
+        the server's last step (d,), which every client has seen.
         """
         t, client_id = cohort.round, cohort.client_ids[position]
-        client = self.malicious_client if cohort.malicious[position] else self.client
         data = self.train_set.take(self.parts[client_id], self.vector.device)
+        if not cohort.malicious[position]:
+            return self._train(self.client, data, t, client_id)
+        last = None if last_update is None else self.vector.trainable(last_update)
+        index = self.malicious_ids.index(client_id)
+        view = AttackerView(t, index, self.client.model, data.images, data.labels, last)
+        self.malicious_client.attack = self.attack.local(view)
+        return self._train(self.malicious_client, data, t, client_id)
+
+    def train_root(self, round: int) -> Tensor | None:
+        """The update (d,) of the server's own training; None for a rule that needs none."""
+        if not len(self.root):
+            return None
+        data = self.train_set.take(self.root, self.vector.device)
+        return self._train(self.server_client, data, round, ROOT)[: self.vector.d]
+
+    def _train(self, client: FederatedClient, data: ImageSet, t: int, client_id: int) -> Tensor:
         order = generator(self.seed, "order", t, client_id)
         optimizer = self.trainer.optimizers[0]
         optimizer.state.clear()
@@ -177,4 +196,13 @@ def check_network(client: FederatedClient, datamodule: FederatedDataModule) -> N
         raise ConfigError(
             f"model.model = {type(client.model).__name__} must give {datamodule.num_classes} "
             f"logits an image, one a class, got an output of shape {tuple(shape)[1:]}"
+        )
+
+
+def check_root(aggregator: Aggregator, datamodule: FederatedDataModule) -> None:
+    """Raises unless the training set has the examples that the rule's root data set takes."""
+    if aggregator.root_size > (available := len(datamodule.train_set.labels)):
+        raise ConfigError(
+            f"{type(aggregator).__name__}: root_size must be <= {available}, the number of "
+            f"training examples, got root_size = {aggregator.root_size}"
         )

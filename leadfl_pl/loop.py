@@ -11,15 +11,16 @@ import torch
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from leadfl_pl.client import FederatedClient
 from leadfl_pl.data import FederatedDataModule
-from leadfl_pl.federation import Aggregate, Federation
-from leadfl_pl.local import LocalTraining, check_network
-from leadfl_pl.metrics import MaliciousSelected
+from leadfl_pl.federation import Aggregate, Federation, round_metrics
+from leadfl_pl.local import LocalTraining, check_network, check_root
 from leadfl_pl.provenance import describe
 from leadfl_pl.types import ClientUpdate, Cohort, ConfigError
+from leadfl_pl.vector import ModelVector
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -31,6 +32,10 @@ class ClientTask(NamedTuple):
     round: int
     position: int  # in the cohort
     client_id: int | None  # None: this rank has no client left in this wave
+
+
+class FailedRoundsError(RuntimeError):
+    """More rounds in a row than ``max_failures`` had too few well-formed updates."""
 
 
 class FederatedLoop(_FitLoop):
@@ -55,6 +60,8 @@ class FederatedLoop(_FitLoop):
         super().__init__(trainer, min_epochs=min_epochs, max_epochs=max_epochs)
         self.federation = federation
         self.rounds_done = 0
+        self.failures = 0  # rounds in a row without an aggregate
+        self.last_update: Tensor | None = None  # (d,) the server's last step
         self.momenta: dict[int, Tensor] = {}  # by client id, with carry_momentum
 
     # ------------------------------------------------------------------ the round
@@ -68,8 +75,8 @@ class FederatedLoop(_FitLoop):
         cohort = self.federation.cohort(t)
         updates = self.train(cohort)
         updates = self.federation.corrupt(updates, cohort)
-        aggregate = self.federation.aggregate(updates)
-        self.server_step(aggregate, cohort, updates)
+        received = self.federation.receive(updates, t, self.local.vector.d, self.local.vector.b)
+        self.server_step(self.aggregate(received, cohort), cohort, received)
         self.evaluate()
 
     def train(self, cohort: Cohort) -> list[ClientUpdate]:
@@ -85,52 +92,56 @@ class FederatedLoop(_FitLoop):
                 if client_id is None:  # the same collectives on every rank
                     rows.append(self.local.empty_row())
                 else:
-                    rows.append(self.local.train(cohort, position))
+                    rows.append(self.local.train(cohort, position, self.last_update))
         gathered = self.trainer.strategy.all_gather(torch.stack(rows))  # (world_size, waves, .)
         if world_size > 1:
             rows = list(gathered.transpose(0, 1).flatten(0, 1))
         return [self.local.unpack(row, c) for row, c in zip(rows, cohort.client_ids, strict=False)]
 
+    def aggregate(self, received: list[ClientUpdate], cohort: Cohort) -> Aggregate:
+        """The rule's aggregate; a step of zero if too few updates are left for it."""
+        root_update = self.local.train_root(cohort.round)
+        server = self.federation.server_context(cohort.round, root_update, self._device)
+        try:
+            aggregate = self.federation.aggregate(received, server)
+        except ConfigError as error:
+            self.failures += 1
+            if self.failures > self.federation.max_failures:
+                raise FailedRoundsError(
+                    f"round {cohort.round}: {error}. This was the round number {self.failures} in "
+                    f"a row without an aggregate, and max_failures = {self.federation.max_failures}"
+                    ". Lower the learning rate, or choose a rule that needs fewer updates"
+                ) from error
+            rank_zero_warn(f"round {cohort.round} keeps the old model: {error}")
+            theta = self.local.vector.read()
+            return Aggregate(torch.zeros_like(theta), None, theta.new_empty(0, dtype=torch.long))
+        self.failures = 0
+        return aggregate
+
     def server_step(
-        self, aggregate: Aggregate, cohort: Cohort, updates: list[ClientUpdate]
+        self, aggregate: Aggregate, cohort: Cohort, received: list[ClientUpdate]
     ) -> None:
         """Moves the global model, after making sure that it stays finite."""
-        t = cohort.round
-        delta, buffers = aggregate.delta, aggregate.buffers
-        if not bool(delta.isfinite().all() & buffers.isfinite().all()):
-            bad = [
-                u.client_id
-                for u in updates
-                if not bool(u.delta.isfinite().all() & u.buffers.isfinite().all())
-            ]
+        t, vector = cohort.round, self.local.vector
+        theta = vector.read()
+        delta = aggregate.delta
+        buffers = vector.read_buffers() if aggregate.buffers is None else aggregate.buffers
+        if not bool((theta + delta).isfinite().all() & buffers.isfinite().all()):
             raise FloatingPointError(
-                f"round {t}: the aggregated update is not finite; what clients {bad} sent is not. "
-                "Lower the learning rate, or choose a rule that withstands it"
+                f"round {t}: the update that {type(self.federation.aggregator).__name__} made of "
+                "finite ones is not finite. Lower the learning rate, or choose another rule"
             )
         progress = self.epoch_loop.manual_optimization.optim_step_progress
         progress.increment_ready()
         if self.trainer.world_size > 1:  # equal on every rank already, but for a GPU's rounding
             for tensor in (delta, buffers):
                 torch.distributed.broadcast(tensor, src=0)
-        vector = self.local.vector
-        vector.write(vector.read() + delta)
+        vector.write(theta + delta)
         vector.write_buffers(buffers)
+        self.last_update = delta
         progress.increment_completed()
         self.rounds_done = t + 1
-        malicious = torch.tensor(cohort.malicious, device=delta.device)
-        selected_malicious = MaliciousSelected().to(delta.device)(aggregate.selected, malicious)
-        penalties = [
-            u.regulariser
-            for u, is_malicious in zip(updates, cohort.malicious, strict=True)
-            if not is_malicious
-        ] or [delta.new_zeros(())]
-        self.local.client.round_metrics = {
-            "round/malicious_sampled": malicious.sum().float(),
-            "round/malicious_selected": selected_malicious.float(),
-            "round/update_norm": torch.linalg.vector_norm(delta),
-            "train/loss": torch.stack([u.loss for u in updates]).mean(),
-            "train/regulariser": torch.stack(penalties).mean(),
-        }
+        self.local.client.round_metrics = round_metrics(aggregate, cohort, received)
 
     def evaluate(self) -> None:
         """Validates the new global model, if this round is one to validate."""
@@ -163,6 +174,8 @@ class FederatedLoop(_FitLoop):
         if federation.attack is not None:
             federation.attack.check(datamodule.image_shape, datamodule.num_classes)
         check_network(module, datamodule)
+        federation.aggregator.check_size(ModelVector(module.model, federation.measure).d)
+        check_root(federation.aggregator, datamodule)
         datamodule.to(self._device)
         federation.aggregator.to(self._device)
         self.local = LocalTraining(module, datamodule, federation, trainer, self.momenta)
@@ -176,6 +189,8 @@ class FederatedLoop(_FitLoop):
             "rounds_done": self.rounds_done,
             "settings": self._settings(),
             "aggregator": self.federation.aggregator.state_dict(),
+            "failures": self.failures,
+            "last_update": self.last_update,
             "momenta": self.momenta,
             "round_metrics": {k: v.cpu() for k, v in self._round_metrics().items()},
         }
@@ -191,8 +206,11 @@ class FederatedLoop(_FitLoop):
                     f"got {key} = {value}"
                 )
         self.rounds_done = state_dict["rounds_done"]
+        self.failures = state_dict["failures"]
         self.federation.aggregator.load_state_dict(state_dict["aggregator"])
         device = self.trainer.strategy.root_device
+        if (last_update := state_dict["last_update"]) is not None:
+            self.last_update = last_update.to(device)
         self.momenta.update(state_dict["momenta"])
         module = self.trainer.lightning_module
         if isinstance(module, FederatedClient):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Row = Mapping[str, float]  # one round of a run's record, by column
 
@@ -54,6 +54,24 @@ class ClientUpdate(NamedTuple):
     num_examples: int
     loss: Tensor  # () mean training loss over the local steps
     regulariser: Tensor  # () the defense's penalty at the last local step, 0 without one
+
+
+class ServerContext(NamedTuple):
+    """What the server itself brings to a round's aggregation."""
+
+    generator: torch.Generator | None = None  # on the updates' device; None: torch's global one
+    root_update: Tensor | None = None  # (d,) from the server's own root data set
+
+
+class AttackerView(NamedTuple):
+    """What a malicious client knows when its local training starts."""
+
+    round: int  # t
+    index: int  # type: ignore[assignment]  # 0 .. num_malicious - 1 among the malicious clients
+    model: nn.Module  # with the global weights
+    images: Tensor  # (N, C, H, W) its own data
+    labels: Tensor  # (N,)
+    last_update: list[Tensor] | None  # theta_t - theta_{t-1} by trainable parameter; None at t = 0
 
 
 class LocalStep(NamedTuple):

@@ -39,6 +39,7 @@ class ModelVector:
         measured = [t for t in state.values() if measure == "state" or id(t) in trainable]
         rest = [t for t in state.values() if id(t) not in {id(m) for m in measured}]
         self.measured: list[Tensor] = [t.detach() for t in measured]
+        self._is_trainable = [id(t) in trainable for t in measured]
         parameters = {id(p) for p in module.parameters()}
         averaged = [t for t in rest if t.is_floating_point() and id(t) not in parameters]
         self.averaged: list[Tensor] = [t.detach() for t in averaged]
@@ -65,6 +66,12 @@ class ModelVector:
     def write(self, vector: Tensor) -> None:
         """Overwrites the measured entries with ``vector``, shape (d,). Counters are truncated."""
         _unflatten(vector, self.measured)
+
+    def trainable(self, vector: Tensor) -> list[Tensor]:
+        """The parts of ``vector``, shape (d,), that belong to trainable parameters, in order."""
+        parts = vector.split([t.numel() for t in self.measured])
+        triples = zip(parts, self.measured, self._is_trainable, strict=True)
+        return [part.view_as(t) for part, t, is_trainable in triples if is_trainable]
 
     def read_buffers(self) -> Tensor:
         """A copy of the averaged, unmeasured entries, shape (b,), possibly empty."""

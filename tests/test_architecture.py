@@ -12,8 +12,18 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loops.fit_loop import _FitLoop
 
 LAYERS = [
-    {"types", "rng", "vector", "provenance", "version"},
-    {"defenses", "aggregators", "attacks", "schedules", "metrics", "models", "plots", "records"},
+    {"types", "rng", "vector", "distances", "provenance", "version"},
+    {
+        "defenses",
+        "aggregators",
+        "attacks",
+        "schedules",
+        "splits",
+        "metrics",
+        "models",
+        "plots",
+        "records",
+    },
     {"client", "federation", "callbacks", "data"},
     {"local", "strategy"},
     {"loop"},

@@ -127,7 +127,7 @@ def test_the_logged_names_are_the_documented_ones() -> None:
     assert set(metrics) == {
         "val/clean_accuracy", "val/backdoor_accuracy", "val/backdoor_accuracy_all",
         "val/backdoor_accuracy_avg", "round/malicious_sampled", "round/malicious_selected",
-        "round/update_norm", "train/loss", "train/regulariser",
+        "round/rejected", "round/update_norm", "train/loss", "train/regulariser",
     }  # fmt: skip
     assert metrics["round/malicious_sampled"] == 3
     assert metrics["round/malicious_selected"] <= 3
@@ -207,12 +207,32 @@ def test_momentum_is_carried_from_round_to_round_only_if_asked() -> None:
     assert not torch.equal(*ends)
 
 
-def test_a_non_finite_aggregate_stops_the_run_and_keeps_the_old_model() -> None:
+def test_rounds_without_a_single_good_update_keep_the_old_model_and_then_stop_the_run() -> None:
     client = small_client()
     client.lr = 1e30
     start = weights(client)
-    with pytest.raises(FloatingPointError, match="round 0: the aggregated update is not finite"):
-        fit(client)
+    report = fl.RunReport()
+    with (
+        pytest.warns(UserWarning, match="round 1 keeps the old model: FedAvg needs n >= 1"),
+        pytest.raises(RuntimeError, match=r"round 2: .* n = 0, after 7 of 7 were rejected"),
+    ):
+        fit(client, rounds=5, callbacks=[report], federation={"max_failures": 2})
+    assert torch.equal(weights(client), start)
+    assert [row["round/rejected"] for row in report.rows] == [7, 7]
+
+
+class Broken(fl.FedAvg):
+    """A rule that makes a non-finite aggregate of finite updates."""
+
+    def combine(self, updates: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        return super().combine(updates, weights) / 0
+
+
+def test_a_non_finite_aggregate_stops_the_run_and_keeps_the_old_model() -> None:
+    client = small_client()
+    start = weights(client)
+    with pytest.raises(FloatingPointError, match="round 0: the update that Broken made"):
+        fit(client, aggregator=Broken())
     assert torch.equal(weights(client), start)
 
 
@@ -293,9 +313,13 @@ class NonFiniteBuffers(fl.NoDefense):
 def test_non_finite_buffers_do_not_reach_the_model() -> None:
     client = small_client(NonFiniteBuffers())
     client.defense.buffer = client.model[1].running_var
-    with pytest.raises(FloatingPointError, match="round 0: the aggregated update is not finite"):
-        fit(client, federation={"num_malicious": 0})
+    start = weights(client)
+    with pytest.warns(
+        UserWarning, match=r"update of client \d+ in round 0 is rejected: it has 4 entries"
+    ):
+        fit(client, rounds=1, schedule=fl.FixedSchedule(3))
     assert bool(weights(client).isfinite().all())
+    assert not torch.equal(weights(client), start)  # the malicious clients' are well-formed
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from leadfl_pl.aggregators.base import Aggregator, require_byzantine, require_count
-from leadfl_pl.aggregators.krum import krum_scores, squared_distances
+from leadfl_pl.distances import krum_scores, squared_distances
 from leadfl_pl.types import ConfigError
 
 

@@ -2,36 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from leadfl_pl.aggregators.base import Aggregator, require_byzantine, require_count
+from leadfl_pl.distances import krum_scores, squared_distances
 from leadfl_pl.types import ConfigError
-
-
-def squared_distances(updates: Tensor) -> Tensor:
-    """Squared Euclidean distances (n, n) between the rows of (n, d), in float64.
-
-    From differences, not from a Gram matrix: identical rows are at exactly 0, and the distances
-    do not move when the same vector is added to every row.
-    """
-    n = updates.shape[0]
-    pairs = torch.nn.functional.pdist(updates.double())  # (n (n - 1) / 2,), rows in order
-    distances = pairs.new_zeros(n, n)
-    row, column = torch.triu_indices(n, n, offset=1, device=updates.device)
-    distances[row, column] = pairs.square()
-    return distances + distances.T
-
-
-def krum_scores(distances: Tensor, neighbours: int) -> Tensor:
-    """Sums (n,) of each row's ``neighbours`` smallest distances to the *other* rows.
-
-    >>> points = torch.tensor([[0.0], [1.0], [3.0]])
-    >>> krum_scores(squared_distances(points), neighbours=1)
-    tensor([1., 1., 4.], dtype=torch.float64)
-    """
-    others = distances.clone().fill_diagonal_(float("inf")).nan_to_num_(nan=float("inf"))
-    return others.sort(dim=1).values[:, :neighbours].sum(dim=1)
 
 
 class MultiKrum(Aggregator):
