@@ -10,16 +10,41 @@ BLOCK = 1 << 12  # columns at a time: a block of float64 rows stays in the cache
 NEAR = 1e-6  # squared distances this small beside the rows' norms are taken from differences
 
 
-def gram(rows: Tensor, centre: Tensor | None = None) -> Tensor:
-    """Inner products (n, n) of the rows of (n, d), less ``centre`` (d,), in float64."""
-    n, d = rows.shape
+def gram(rows: Tensor, centred: bool = False) -> Tensor:
+    """Inner products (n, n) of the rows of (n, d), less their mean if ``centred``, in float64."""
+    n = len(rows)
     products = torch.zeros(n, n, dtype=torch.float64, device=rows.device)
-    for start in range(0, d, BLOCK):
-        block = rows[:, start : start + BLOCK].double()
-        if centre is not None:
-            block -= centre[start : start + BLOCK]
+    for block in rows.split(BLOCK, dim=1):
+        block = block.double()
+        if centred:
+            block = block - block.mean(dim=0)
         products.addmm_(block, block.T)
     return products
+
+
+def inner_products(rows: Tensor, vector: Tensor) -> Tensor:
+    """Inner products (n,) of the rows of (n, d) with a vector (d,), in float64."""
+    total = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+    for block, part in zip(rows.split(BLOCK, dim=1), vector.split(BLOCK), strict=True):
+        total += block.double() @ part.double()
+    return total
+
+
+def row_norms(rows: Tensor) -> Tensor:
+    """L2 norms (n,) of the rows of (n, d), in float64."""
+    total = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+    for block in rows.split(BLOCK, dim=1):
+        total += block.double().square().sum(dim=1)
+    return total.sqrt_()
+
+
+def distances_to_combination(rows: Tensor, weights: Tensor) -> Tensor:
+    """Distances (n,) of the rows of (n, d) to their sum with ``weights`` (n,), in float64."""
+    total = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+    for block in rows.split(BLOCK, dim=1):
+        block = block.double()
+        total += (block - weights @ block).square_().sum(dim=1)
+    return total.sqrt_()
 
 
 def squared_distances(updates: Tensor) -> Tensor:
@@ -36,7 +61,7 @@ def squared_distances(updates: Tensor) -> Tensor:
         distances = updates.new_zeros(n, n, dtype=torch.float64)
         distances[row, column] = torch.nn.functional.pdist(updates.double()).square()
         return distances + distances.T
-    products = gram(updates, updates.mean(dim=0, dtype=torch.float64))
+    products = gram(updates, centred=True)
     norms = products.diagonal()
     scale = norms[:, None] + norms[None, :]
     distances = (scale - 2 * products).clamp_min(0.0)

@@ -51,5 +51,6 @@ def describe(value: Any) -> Any:
     if isinstance(value, (list, tuple, set, frozenset)):
         return f"[{', '.join(sorted(str(describe(v)) for v in value))}]"
     own = {k: v for k, v in getattr(value, "__dict__", {}).items() if not k.startswith("_")}
+    own |= getattr(value, "_modules", {})  # a module's children
     plain = {k: describe(v) for k, v in own.items() if not isinstance(v, Tensor)}
     return f"{type(value).__name__}({', '.join(f'{k}={v}' for k, v in plain.items())})"

@@ -44,6 +44,11 @@ RULES = {
     "bulyan": fl.Bulyan,
     "released bulyan": lambda: fl.ReleasedBulyan(neighbours=4),
     "momentum": Momentum,
+    "sparsefed": lambda: fl.SparseFed(k=40),
+    "clipped sparsefed": lambda: fl.PreAggregation([fl.NormClipping()], fl.SparseFed(k=40)),
+    "fltrust": lambda: fl.FLTrust(root_size=20),
+    "flame": fl.FLAME,
+    "weak dp": fl.WeakDP,
 }
 
 

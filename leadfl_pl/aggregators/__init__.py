@@ -1,7 +1,39 @@
 """Server-side rules: (n, d) updates to one (d,) update. None of them knows who is malicious."""
 
-from leadfl_pl.aggregators.base import Aggregator, FedAvg
+from leadfl_pl.aggregators.base import Aggregated, Aggregator, FedAvg
 from leadfl_pl.aggregators.bulyan import Bulyan, ReleasedBulyan
+from leadfl_pl.aggregators.door import RejectedUpdate, stack_states
+from leadfl_pl.aggregators.flame import FLAME
+from leadfl_pl.aggregators.fltrust import FLTrust
 from leadfl_pl.aggregators.krum import Krum, MultiKrum
+from leadfl_pl.aggregators.median import Median
+from leadfl_pl.aggregators.nearest_neighbor_mixing import NearestNeighborMixing
+from leadfl_pl.aggregators.norm_clipping import NormClipping
+from leadfl_pl.aggregators.pre_aggregation import PreAggregation, PreStep
+from leadfl_pl.aggregators.rfa import RFA
+from leadfl_pl.aggregators.sparsefed import SparseFed
+from leadfl_pl.aggregators.trimmed_mean import TrimmedMean
+from leadfl_pl.aggregators.weak_dp import WeakDP
 
-__all__ = ["Aggregator", "Bulyan", "FedAvg", "Krum", "MultiKrum", "ReleasedBulyan"]
+__all__ = [
+    "FLAME",
+    "RFA",
+    "Aggregated",
+    "Aggregator",
+    "Bulyan",
+    "FLTrust",
+    "FedAvg",
+    "Krum",
+    "Median",
+    "MultiKrum",
+    "NearestNeighborMixing",
+    "NormClipping",
+    "PreAggregation",
+    "PreStep",
+    "RejectedUpdate",
+    "ReleasedBulyan",
+    "SparseFed",
+    "TrimmedMean",
+    "WeakDP",
+    "stack_states",
+]

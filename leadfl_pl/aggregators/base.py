@@ -50,7 +50,9 @@ class Aggregator(nn.Module):
     def aggregate(self, updates: Tensor, weights: Tensor, server: ServerContext) -> Aggregated:
         """Selects, then combines; all updates are finite and as many as :meth:`check` asks for."""
         index = self.select(updates)
-        return Aggregated(self.combine(updates[index], weights[index]), index)
+        if type(self).select is not Aggregator.select:  # else spare the copy
+            updates, weights = updates[index], weights[index]
+        return Aggregated(self.combine(updates, weights), index)
 
     def forward(
         self,
@@ -108,7 +110,7 @@ class Aggregator(nn.Module):
         for name, buffer in self.named_buffers(recurse=False):
             saved = state_dict.get(prefix + name)
             if saved is not None and buffer.numel() == 0:
-                setattr(self, name, buffer.new_empty(saved.shape))
+                setattr(self, name, torch.empty_like(saved, device=buffer.device))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 

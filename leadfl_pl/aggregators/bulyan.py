@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from leadfl_pl.aggregators.base import Aggregator, require_byzantine, require_count
+from leadfl_pl.aggregators.columns import middle, over_sorted
 from leadfl_pl.distances import krum_scores, squared_distances
 from leadfl_pl.types import ConfigError
 
@@ -54,11 +55,24 @@ class Bulyan(Aggregator):
 
     def combine(self, updates: Tensor, weights: Tensor) -> Tensor:
         beta = updates.shape[0] - 2 * self.f  # theta - 2f
-        ordered = updates.sort(dim=0).values
-        middle = updates.shape[0] // 2
-        median = (ordered[middle] + ordered[(updates.shape[0] - 1) // 2]) / 2
-        nearest = (ordered - median).abs().topk(beta, dim=0, largest=False).indices
-        return ordered.gather(0, nearest).mean(dim=0)
+        return over_sorted(updates, lambda values: mean_around_median(values, beta))
+
+
+def mean_around_median(values: Tensor, beta: int) -> Tensor:
+    """Mean (c,) of the ``beta`` values nearest to the median, for ascending rows (c, theta).
+
+    Those lie side by side. The window starts at the left end and moves to the right for as long as
+    the next value is nearer to the median than its first one.
+
+    >>> mean_around_median(torch.tensor([[0.0, 4.0, 5.0, 7.0]]), beta=2)
+    tensor([4.5000])
+    """
+    median = middle(values)[:, None]
+    moves = values[:, beta:] - median < median - values[:, : values.shape[1] - beta]
+    start = moves.sum(dim=1, keepdim=True)
+    place = torch.arange(values.shape[1], device=values.device)
+    inside = (place >= start) & (place < start + beta)
+    return torch.where(inside, values, 0.0).sum(dim=1) / beta
 
 
 class ReleasedBulyan(Aggregator):

@@ -1,0 +1,100 @@
+"""Steps before a rule: norm clipping, nearest-neighbour mixing, and their composition."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from leadfl_pl import (
+    ConfigError,
+    FedAvg,
+    FLTrust,
+    Krum,
+    Median,
+    NearestNeighborMixing,
+    NormClipping,
+    PreAggregation,
+    SparseFed,
+)
+from leadfl_pl.provenance import describe
+
+
+def stack(n: int = 9) -> torch.Tensor:
+    return torch.randn(n, 20, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
+
+
+def mixed_by_hand(updates: torch.Tensor, f: int) -> torch.Tensor:
+    """Allouah et al. 2023, section 3, one update at a time."""
+    rows = []
+    for update in updates:
+        order = sorted(range(len(updates)), key=lambda j: (updates[j] - update).norm().item())
+        rows.append(updates[order[: len(updates) - f]].mean(dim=0))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("f", [0, 1, 4])
+def test_mixing_is_the_mean_of_the_nearest(f: int) -> None:
+    updates = stack()
+    torch.testing.assert_close(NearestNeighborMixing(f)(updates), mixed_by_hand(updates, f))
+
+
+def test_mixing_with_nobody_left_out_makes_all_equal_to_the_mean() -> None:
+    updates = stack()
+    torch.testing.assert_close(
+        NearestNeighborMixing(f=0)(updates), updates.mean(dim=0).expand_as(updates)
+    )
+
+
+def test_clipping_shortens_the_long_ones_only() -> None:
+    updates = stack()
+    norms = updates.norm(dim=1)
+    for max_norm in (4.0, None):
+        bound = norms.quantile(0.5) if max_norm is None else max_norm
+        expected = torch.stack([u * min(1.0, bound / u.norm().item()) for u in updates])
+        torch.testing.assert_close(NormClipping(max_norm)(updates), expected)
+    assert torch.equal(NormClipping(100.0)(updates), updates)
+    assert NormClipping()(torch.zeros(3, 2)).tolist() == [[0.0, 0.0]] * 3
+
+
+def test_the_rule_sees_what_the_steps_made_in_their_order() -> None:
+    updates = stack()
+    clip, mix = NormClipping(2.0), NearestNeighborMixing(f=3)
+    torch.testing.assert_close(
+        PreAggregation([clip, mix], Median())(updates), Median()(mix(clip(updates)))
+    )
+    one, other = (PreAggregation(s, Median())(updates) for s in ([clip, mix], [mix, clip]))
+    assert not torch.allclose(one, other)
+    chosen = PreAggregation([mix], Krum(f=2))
+    assert chosen.select(updates).tolist() == Krum(f=2).select(mix(updates)).tolist()
+
+
+def test_weights_memory_and_root_data_are_the_rules() -> None:
+    updates, sizes = stack(), torch.arange(1.0, 10.0)
+    step = NormClipping(1e6)
+    torch.testing.assert_close(
+        PreAggregation([step], FedAvg())(updates, sizes), FedAvg()(updates, sizes)
+    )
+    assert PreAggregation([step], FLTrust(root_size=7)).root_size == 7
+    rule, again = (PreAggregation([step], SparseFed(k=2)) for _ in range(2))
+    rule(updates)
+    again.load_state_dict(rule.state_dict())
+    assert torch.equal(again(updates), rule(updates))
+
+
+def test_a_checkpoint_knows_the_steps_and_the_rule() -> None:
+    described = describe(PreAggregation([NormClipping(2.0)], Krum(f=3)))
+    assert "NormClipping" in described
+    assert "max_norm=2.0" in described
+    assert "Krum" in described
+    assert "f=3" in described
+
+
+def test_what_cannot_work_is_refused() -> None:
+    with pytest.raises(ConfigError, match="steps must be one or more steps"):
+        PreAggregation([], FedAvg())
+    with pytest.raises(ConfigError, match=r"needs n >= 2f \+ 1 = 7 updates for f = 3, got n = 6"):
+        PreAggregation([NearestNeighborMixing(f=3)], FedAvg())(stack(6))
+    with pytest.raises(ConfigError, match=r"Krum needs n >= 2f \+ 3 = 7 updates for f = 2"):
+        PreAggregation([NormClipping(1.0)], Krum(f=2))(stack(6))
+    with pytest.raises(ConfigError, match="max_norm must be > 0, got max_norm = -1"):
+        NormClipping(-1)
