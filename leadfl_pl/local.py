@@ -85,8 +85,8 @@ class LocalTraining:
         if not cohort.malicious[position]:
             return self._train(self.client, data, t, client_id)
         last = None if last_update is None else self.vector.trainable(last_update)
-        index = self.malicious_ids.index(client_id)
-        view = AttackerView(t, index, self.client.model, data.images, data.labels, last)
+        attacker = self.malicious_ids.index(client_id)
+        view = AttackerView(t, attacker, self.client.model, data.images, data.labels, last)
         self.malicious_client.attack = self.attack.local(view)
         return self._train(self.malicious_client, data, t, client_id)
 

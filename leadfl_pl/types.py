@@ -67,7 +67,7 @@ class AttackerView(NamedTuple):
     """What a malicious client knows when its local training starts."""
 
     round: int  # t
-    index: int  # type: ignore[assignment]  # 0 .. num_malicious - 1 among the malicious clients
+    attacker: int  # which of the population's malicious clients it is: 0 .. num_malicious - 1
     model: nn.Module  # with the global weights
     images: Tensor  # (N, C, H, W) its own data
     labels: Tensor  # (N,)

@@ -12,14 +12,30 @@ from conftest import ROOT
 from leadfl_pl.command_line import main
 
 CONFIGS = ROOT / "configs"
-EXPERIMENTS = ["quickstart.yaml", *(f"fashionmnist/{p.name}" for p in
-                                    sorted((CONFIGS / "fashionmnist").glob("*.yaml")))]  # fmt: skip
+DATA = {  # what stands for the real data, by folder of experiments
+    "fashionmnist": ["--data=tiny.TinyImages", "--data.batch_size=8"],
+    "cifar10": ["--data=tiny.TinyColours", "--data.batch_size=8"],
+    "cifar100": [
+        "--data=tiny.TinyHundred",
+        "--trainer.federation.num_clients=32",
+        "--trainer.federation.num_malicious=8",
+        "--trainer.federation.clients_per_round=6",
+        "--trainer.federation.schedule.num_malicious=1",
+        "--trainer.enable_checkpointing=false",
+    ],
+}
+EXPERIMENTS = [
+    "quickstart.yaml",
+    *(f"{folder}/{p.name}" for folder in DATA for p in sorted((CONFIGS / folder).glob("*.yaml"))),
+]
 PARTS = {
     "defenses": "--model.defense",
     "aggregators": "--trainer.federation.aggregator",
     "attacks": "--trainer.federation.attack",
     "schedules": "--trainer.federation.schedule",
+    "splits": "--data.split",
 }
+FOR_LARGER_IMAGES = [CONFIGS / "attacks" / "dba.yaml"]  # do not fit quickstart.yaml's 8 x 8
 TINY = [
     "--trainer.max_epochs=2",
     "--trainer.federation.local_epochs=1",
@@ -31,12 +47,11 @@ TINY = [
 
 
 def run(config: str, *flags: str) -> dict:
-    data = [] if config == "quickstart.yaml" else ["--data=tiny.TinyImages", "--data.batch_size=8"]
+    data = DATA.get(config.partition("/")[0], [])
     assert main(["fit", f"--config={CONFIGS / config}", *TINY, *data, *flags]) == 0
     (folder,) = Path("run/logs").iterdir()
-    assert {"rounds.csv", "metrics.csv", "accuracy.png", "run.json", "config.yaml"} <= {
-        p.name for p in folder.iterdir()
-    }
+    written = {"rounds.csv", "metrics.csv", "accuracy.png", "split.png", "run.json", "config.yaml"}
+    assert written <= {p.name for p in folder.iterdir()}
     saved = yaml.safe_load((folder / "config.yaml").read_text())
     shutil.rmtree("run")
     return saved
@@ -53,13 +68,15 @@ def test_the_experiment_runs(config: str) -> None:
     ids=lambda p: f"{p.parent.name}/{p.stem}",
 )
 def test_the_part_replaces_one_key_of_an_experiment(part: Path) -> None:
-    saved = run("quickstart.yaml", f"{PARTS[part.parent.name]}={part}")
+    experiment = EXPERIMENTS[1] if part in FOR_LARGER_IMAGES else "quickstart.yaml"
+    saved = run(experiment, f"{PARTS[part.parent.name]}={part}")
     federation = saved["trainer"]["federation"]
     used = {
         "defenses": saved["model"]["init_args"]["defense"],
         "aggregators": federation["aggregator"],
         "attacks": federation["attack"],
         "schedules": federation["schedule"],
+        "splits": saved["data"]["init_args"]["split"],
     }[part.parent.name]
     assert used["class_path"] == yaml.safe_load(part.read_text())["class_path"]
 
@@ -75,5 +92,5 @@ def test_every_config_is_of_a_tested_kind() -> None:
 def test_every_config_lists_only_classes_of_the_package() -> None:
     for path in CONFIGS.rglob("*.yaml"):
         for line in path.read_text().splitlines():
-            if "class_path:" in line:
+            if "class_path:" in line and path != CONFIGS / "data" / "torchvision.yaml":
                 assert line.split("class_path:")[1].strip().startswith("leadfl_pl."), path

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from leadfl_pl.attacks.base import Attack, Task
+from leadfl_pl.attacks.base import Attack, Task, require_class
 from leadfl_pl.types import ConfigError, require_choice
 
 LEAVE = float("nan")  # "leave the image as it is"
@@ -94,20 +94,19 @@ class PatternBackdoor(Attack):
         low: float = 0.0,
         pattern: Sequence[Sequence[float]] = NINE_PIXELS,
     ) -> None:
-        require_choice("PatternBackdoor", "balance", balance, ("mgda", "fixed"))
+        name = type(self).__name__
+        require_choice(name, "balance", balance, ("mgda", "fixed"))
         if min(position) < 0:
-            raise ConfigError(
-                f"PatternBackdoor: position must be >= 0, got position = {list(position)}"
-            )
+            raise ConfigError(f"{name}: position must be >= 0, got position = {list(position)}")
         if not pattern or len({len(row) for row in pattern}) != 1 or not pattern[0]:
             raise ConfigError(
-                "PatternBackdoor: pattern must be rows of one length, "
+                f"{name}: pattern must be rows of one length, "
                 f"got pattern = {[list(row) for row in pattern]}"
             )
         if not 0 < backdoor_weight <= 1:
             raise ConfigError(
-                "PatternBackdoor: backdoor_weight must be in (0, 1], "
-                f"got backdoor_weight = {backdoor_weight}"
+                f"{name}: backdoor_weight must be in (0, 1], got backdoor_weight = "
+                f"{backdoor_weight}"
             )
         self.target = target
         self.balance_rule = balance
@@ -122,14 +121,10 @@ class PatternBackdoor(Attack):
         rows, columns = self.mask.shape
         if rows > height or columns > width:
             raise ConfigError(
-                f"PatternBackdoor: pattern must fit the image, {height} x {width} pixels, "
+                f"{type(self).__name__}: pattern must fit the image, {height} x {width} pixels, "
                 f"got a pattern of {rows} x {columns}"
             )
-        if not 0 <= self.target < num_classes:
-            raise ConfigError(
-                f"PatternBackdoor: target must be a class in 0 .. {num_classes - 1}, "
-                f"got target = {self.target}"
-            )
+        require_class(self, "target", self.target, num_classes)
 
     def corner(self, height: int, width: int) -> tuple[int, int]:
         """Row and column of the pattern's top-left corner on an image of this size."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from leadfl_pl.types import AttackerView
+from leadfl_pl.types import AttackerView, ConfigError
 
 Task = tuple[Tensor, Tensor]  # images (B, C, H, W) in the scale the data module gives, labels (B,)
 Triggered = tuple[Tensor, Tensor, Tensor]  # images, labels the attacker wants, which count (B,)
@@ -91,10 +91,67 @@ class AttackWrapper(Attack):
 
 
 def reference_updates(updates: Tensor, malicious: Tensor, omniscient: bool) -> Tensor:
-    """The updates (m, d) from which attackers learn what honest ones look like.
+    """The updates (r, d) from which attackers learn what honest ones look like.
 
     The honest ones for an omniscient attacker; the attackers' own, as their local training gave
     them, for one who is not, and in a round without honest clients.
     """
     honest = ~malicious
     return updates[honest if omniscient and bool(honest.any()) else malicious]
+
+
+def overrides(attack: Attack, method: str) -> bool:
+    """Whether the attack, or one that it wraps, does anything of its own in ``method``."""
+    found = getattr(type(attack), method)
+    if isinstance(attack, AttackWrapper) and found is getattr(AttackWrapper, method):
+        return overrides(attack.attack, method)
+    return found is not getattr(Attack, method)
+
+
+def require_class(attack: Attack, key: str, value: int, num_classes: int) -> None:
+    """Raises :class:`ConfigError` unless ``value`` is one of the data's classes."""
+    if not 0 <= value < num_classes:
+        raise ConfigError(
+            f"{type(attack).__name__}: {key} must be a class in 0 .. {num_classes - 1}, "
+            f"got {key} = {value}"
+        )
+
+
+class CraftedUpdates(AttackWrapper):
+    """Base of the attacks whose updates are made from what honest clients send.
+
+    What the attackers' local training gave is not sent; a non-omniscient attacker estimates the
+    honest updates from it.
+
+    Args:
+        attack: on the data of the malicious clients; honest local training if not given.
+        omniscient: the attackers know the honest updates of the round; otherwise their own only.
+
+    Raises:
+        ConfigError: ``attack`` corrupts updates itself, which would be lost.
+    """
+
+    def __init__(self, attack: Attack | None = None, omniscient: bool = True) -> None:
+        super().__init__(attack)
+        if overrides(self.attack, "corrupt"):
+            raise ConfigError(
+                f"{type(self).__name__}: attack must be an attack on data, because its updates "
+                f"are replaced, got attack = {type(self.attack).__name__}"
+            )
+        self.omniscient = omniscient
+
+    def craft(
+        self, reference: Tensor, n: int, num_malicious: int, generator: torch.Generator
+    ) -> Tensor:
+        """What is sent, (d,) if all attackers send the same, else (num_malicious, d).
+
+        ``reference`` (r, d) are the updates that stand for the honest ones, n counts the updates
+        of the round.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define craft()")
+
+    def corrupt(self, updates: Tensor, malicious: Tensor, generator: torch.Generator) -> Tensor:
+        reference = reference_updates(updates, malicious, self.omniscient)
+        sent = updates.clone()
+        sent[malicious] = self.craft(reference, len(updates), int(malicious.sum()), generator)
+        return sent

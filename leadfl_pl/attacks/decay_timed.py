@@ -1,0 +1,81 @@
+"""Bursts that the attackers time by the decay of their own backdoor."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from leadfl_pl.attacks.base import Attack, AttackWrapper, overrides
+from leadfl_pl.types import AttackerView, ConfigError
+
+CHUNK = 256  # images at a time
+
+
+@torch.no_grad()
+def backdoor_accuracy(attack: Attack, view: AttackerView) -> float:
+    """Share of the client's own triggered images that the received model sends where wanted.
+
+    The model is evaluated in eval mode, and every module has its own mode again afterwards. 0
+    where no image of the client counts.
+    """
+    dtype = next(p.dtype for p in view.model.parameters() if p.is_floating_point())
+    modes = [(module, module.training) for module in view.model.modules()]
+    hits = total = torch.zeros((), dtype=torch.long, device=view.labels.device)
+    view.model.eval()
+    try:
+        chunks = zip(view.images.split(CHUNK), view.labels.split(CHUNK), strict=True)
+        for x, y in chunks:
+            triggered = attack.trigger(x, y)
+            assert triggered is not None
+            images, wanted, mask = triggered
+            predicted: Tensor = view.model(images.to(dtype)).argmax(dim=1)
+            hits = hits + ((predicted == wanted) & mask).sum()
+            total = total + mask.sum()
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    return float(hits / total.clamp_min(1))
+
+
+class DecayTimed(AttackWrapper):
+    """Attackers attack only in rounds in which their backdoor has decayed.
+
+    A malicious client measures the backdoor accuracy of the received global model on its own
+    triggered images. Above ``threshold`` it trains honestly (with the client-side defense only if
+    the federation has ``defended_attackers``); at or below, it carries out ``attack``. So bursts
+    come when the defense has done its work.
+    Nothing that changes updates can be inside or should be wrapped around this: it would change
+    those of the honest rounds as well.
+
+    Args:
+        attack: on the data, with a trigger.
+        threshold: in [0, 1]; 1 attacks always.
+
+    Raises:
+        ConfigError: threshold out of range; ``attack`` has no trigger, or corrupts updates.
+
+    References:
+        Not an attack of a paper: LeadFL (Zhu, Roos, Chen, ICML 2023) studies bursts at fixed
+        rounds, this one chooses them.
+    """
+
+    def __init__(self, attack: Attack, threshold: float = 0.5) -> None:
+        super().__init__(attack)
+        if not 0 <= threshold <= 1:
+            raise ConfigError(
+                f"DecayTimed: threshold must be in [0, 1], got threshold = {threshold}"
+            )
+        name = type(attack).__name__
+        if not overrides(attack, "trigger"):
+            raise ConfigError(f"DecayTimed: attack must have a trigger, got attack = {name}")
+        if overrides(attack, "corrupt"):
+            raise ConfigError(
+                "DecayTimed: attack must act on data only, because honest rounds would be "
+                f"corrupted as well, got attack = {name}"
+            )
+        self.threshold = threshold
+
+    def local(self, view: AttackerView) -> Attack:
+        if backdoor_accuracy(self.attack, view) > self.threshold:
+            return Attack()
+        return self.attack.local(view)
