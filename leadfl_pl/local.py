@@ -123,7 +123,7 @@ class LocalTraining:
             optimizer.zero_grad()
 
     def empty_row(self) -> Tensor:
-        """What a rank without a client sends, of the same length as an update."""
+        """What a rank without a client sends, or for one that failed; as long as an update."""
         vector = self.vector
         m = 0
         if self.federation.carry_momentum and self.client.momentum:
@@ -143,9 +143,9 @@ class LocalTraining:
     def unpack(self, row: Tensor, client_id: int) -> ClientUpdate:
         """The update in a packed row; its momentum is put by for the client's next round."""
         d, b = self.vector.d, self.vector.b
-        if self.federation.carry_momentum:
-            self.momenta[client_id] = row[d + b : -3].cpu()
         size, loss, regulariser = row[-3:]
+        if self.federation.carry_momentum and size > 0:  # else it failed
+            self.momenta[client_id] = row[d + b : -3].cpu()
         return ClientUpdate(client_id, row[:d], row[d : d + b], int(size), loss, regulariser)
 
     def read_global(self) -> GlobalModel:

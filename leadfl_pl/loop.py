@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -38,6 +39,10 @@ class FailedRoundsError(RuntimeError):
     """More rounds in a row than ``max_failures`` had too few well-formed updates."""
 
 
+class ClientFailed(UserWarning):
+    """A client raised in its local training and is left out of the round."""
+
+
 class FederatedLoop(_FitLoop):
     """Runs rounds instead of epochs, on every rank of the Trainer's strategy.
 
@@ -61,6 +66,7 @@ class FederatedLoop(_FitLoop):
         self.federation = federation
         self.rounds_done = 0
         self.failures = 0  # rounds in a row without an aggregate
+        self.last_error: Exception | None = None  # of a client of this rank
         self.last_update: Tensor | None = None  # (d,) the server's last step
         self.momenta: dict[int, Tensor] = {}  # by client id, with carry_momentum
 
@@ -92,11 +98,27 @@ class FederatedLoop(_FitLoop):
                 if client_id is None:  # the same collectives on every rank
                     rows.append(self.local.empty_row())
                 else:
-                    rows.append(self.local.train(cohort, position, self.last_update))
+                    rows.append(self.train_client(cohort, position))
         gathered = self.trainer.strategy.all_gather(torch.stack(rows))  # (world_size, waves, .)
         if world_size > 1:
             rows = list(gathered.transpose(0, 1).flatten(0, 1))
         return [self.local.unpack(row, c) for row, c in zip(rows, cohort.client_ids, strict=False)]
+
+    def train_client(self, cohort: Cohort, position: int) -> Tensor:
+        """The packed update of one client; an empty one, which the door rejects, if it raises."""
+        try:
+            return self.local.train(cohort, position, self.last_update)
+        except ConfigError:
+            raise
+        except Exception as error:
+            self.last_error = error
+            client_id = cohort.client_ids[position]
+            warnings.warn(
+                f"client {client_id} in round {cohort.round} raised {error!r} and is left out",
+                ClientFailed,
+                stacklevel=2,
+            )
+            return self.local.empty_row()
 
     def aggregate(self, received: list[ClientUpdate], cohort: Cohort) -> Aggregate:
         """The rule's aggregate; a step of zero if too few updates are left for it."""
@@ -111,7 +133,7 @@ class FederatedLoop(_FitLoop):
                     f"round {cohort.round}: {error}. This was the round number {self.failures} in "
                     f"a row without an aggregate, and max_failures = {self.federation.max_failures}"
                     ". Lower the learning rate, or choose a rule that needs fewer updates"
-                ) from error
+                ) from (self.last_error or error)
             rank_zero_warn(f"round {cohort.round} keeps the old model: {error}")
             theta = self.local.vector.read()
             return Aggregate(torch.zeros_like(theta), None, theta.new_empty(0, dtype=torch.long))

@@ -221,6 +221,41 @@ def test_rounds_without_a_single_good_update_keep_the_old_model_and_then_stop_th
     assert [row["round/rejected"] for row in report.rows] == [7, 7]
 
 
+class Fails(fl.NoDefense):
+    """Raises in the local training of clients whose first noise number is small."""
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+
+    def finish(self, delta: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        if torch.rand((), generator=generator) < self.share:
+            raise RuntimeError("out of battery")
+        return delta
+
+
+def test_a_client_that_raises_is_left_out_of_its_round_by_name() -> None:
+    client, report = small_client(Fails(0.4), momentum=0.5), fl.RunReport()
+    with pytest.warns(UserWarning, match=r"client \d+ in round \d raised .*out of battery") as seen:
+        trainer = fit(client, callbacks=[report], federation={"carry_momentum": True})
+    named = [w for w in seen if "out of battery" in str(w.message)]
+    rejected = [row["round/rejected"] for row in report.rows]
+    assert sum(rejected) == len(named) > 0
+    assert max(rejected) < 7
+    assert all(m.numel() == 418 and m.any() for m in trainer.fit_loop.momenta.values())
+    assert not torch.equal(weights(client), weights(small_client()))
+
+
+def test_a_run_that_only_fails_stops_with_the_clients_error_as_its_cause() -> None:
+    client = small_client(Fails(1.0))
+    with (
+        pytest.warns(UserWarning, match="keeps the old model"),
+        pytest.raises(RuntimeError, match=r"in a row .* max_failures = 1") as caught,
+    ):
+        fit(client, federation={"max_failures": 1, "num_malicious": 0})
+    assert "out of battery" in str(caught.value.__cause__)
+    assert torch.equal(weights(client), weights(small_client()))
+
+
 class Broken(fl.FedAvg):
     """A rule that makes a non-finite aggregate of finite updates."""
 
