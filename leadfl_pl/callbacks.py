@@ -15,9 +15,12 @@ from rich.table import Table
 
 from leadfl_pl.attacks import Attack
 from leadfl_pl.metrics import AverageOverRounds, BackdoorAccuracy
-from leadfl_pl.plots import plot_accuracies
+from leadfl_pl.plots import plot_accuracies, plot_label_shares
+from leadfl_pl.provenance import describe as describe_setting
 from leadfl_pl.provenance import provenance
-from leadfl_pl.records import FACTS, FIGURE, ROUNDS, cells, summary, write_rows
+from leadfl_pl.records import FACTS, FIGURE, ROUNDS, SPLIT, cells, summary, write_rows
+from leadfl_pl.splits import label_counts
+from leadfl_pl.splits import summary as split_summary
 
 
 class BackdoorEvaluation(Callback):
@@ -167,9 +170,10 @@ def describe(trainer: Trainer) -> str:
 class RunReport(Callback):
     """Keeps one row a round of a federation, and at the end prints a table and draws a figure.
 
-    ``rounds.csv``, ``run.json`` (command, seed, versions, commit) and ``accuracy.png`` go to
-    ``dirpath``, the logger's folder if not given, nowhere without either. The rows travel in the
-    checkpoint, so a resumed run reports all its rounds.
+    ``rounds.csv``, ``run.json`` (command, seed, versions, commit, split), ``split.png`` (who has
+    how many examples of which class) and ``accuracy.png`` go to ``dirpath``, the logger's folder
+    if not given, nowhere without either. The split's numbers go to every logger as well. The rows
+    travel in the checkpoint, so a resumed run reports all its rounds.
 
     Args:
         dirpath: where the files go.
@@ -208,12 +212,20 @@ class RunReport(Callback):
 
     @rank_zero_only
     def on_fit_start(self, trainer: Any, pl_module: LightningModule) -> None:
+        federation, datamodule = trainer.federation, trainer.datamodule
+        if not hasattr(datamodule, "partition"):
+            return  # the loop refuses it, in one sentence
+        labels = datamodule.train_set.labels.cpu()
+        parts = datamodule.partition(federation.num_clients, federation.seed)
+        split = {"settings": describe_setting(datamodule.split)} | split_summary(labels, parts)
+        for logger in trainer.loggers:
+            logger.log_hyperparams({"split": split})
         if self.folder is None:
             return
-        federation = trainer.federation
         facts = provenance(federation.seed) | {"clients_per_round": federation.clients_per_round}
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
+        (self.folder / FACTS).write_text(json.dumps(facts | {"split": split}, indent=2) + "\n")
+        plot_label_shares(label_counts(labels, parts)).savefig(self.folder / SPLIT, dpi=150)
 
     @rank_zero_only
     def on_fit_end(self, trainer: Any, pl_module: LightningModule) -> None:
@@ -228,5 +240,5 @@ class RunReport(Callback):
         table.add_row(*cells(numbers, len(self.rows)))
         console = Console()
         console.print(table)
-        written = f"{self.folder}: {ROUNDS}, {FACTS}, {FIGURE}"
+        written = f"{self.folder}: {ROUNDS}, {FACTS}, {SPLIT}, {FIGURE}"
         console.print(written, soft_wrap=True, highlight=False)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+from torch import Tensor
+
 from leadfl_pl.types import Row
 
 if TYPE_CHECKING:
@@ -83,3 +86,73 @@ def plot_comparison(runs: Mapping[str, Sequence[Row]], majority: float) -> Figur
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     return figure
+
+
+def plot_label_shares(counts: Tensor) -> Figure:
+    """Each client's shares of the classes on the left, its number of examples on the right.
+
+    Args:
+        counts: (K, C) examples of each class, see :func:`leadfl_pl.splits.label_counts`.
+    """
+    from matplotlib.collections import PolyCollection
+    from matplotlib.ticker import MaxNLocator
+
+    table = counts.double().cpu().numpy()
+    clients, classes = table.shape
+    sizes = table.sum(axis=1)
+    colors = _class_colors(classes)
+    figure = _figure(8, min(9.0, 1.6 + 0.24 * clients))
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=[3, 1])
+
+    ends = 100 * table.cumsum(axis=1) / sizes[:, None]
+    starts = np.hstack([np.zeros((clients, 1)), ends[:, :-1]])
+    half = 0.4 if clients <= 30 else 0.5  # no gaps where they would be finer than a pixel
+    rows = np.broadcast_to(np.arange(clients)[:, None], ends.shape)
+    corners = [
+        (starts, rows - half),
+        (ends, rows - half),
+        (ends, rows + half),
+        (starts, rows + half),
+    ]
+    boxes = np.stack([np.stack(corner, axis=-1) for corner in corners], axis=2)[table > 0]
+    fill = np.broadcast_to(colors, (clients, classes, 4))[table > 0]
+    left.add_collection(
+        PolyCollection(list(boxes), facecolors=fill, linewidths=0, antialiased=False)
+    )
+    left.set(xlim=(0, 100), xlabel="share of the client's examples (%)", ylabel="client")
+    left.set_ylim(clients - 0.5, -0.5)
+    left.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=min(clients, 20)))
+
+    right.barh(np.arange(clients), sizes, height=2 * half, color="0.6")
+    right.set(xlabel="examples")
+    right.grid(axis="x", alpha=0.3)
+    for ax in (left, right):
+        ax.spines[["top", "right"]].set_visible(False)
+    _class_legend(figure, left, colors)
+    return figure
+
+
+def _class_colors(classes: int) -> np.ndarray:
+    """(C, 4): told apart by name up to 20, by place on a scale beyond that."""
+    import matplotlib as mpl
+
+    if classes <= 20:
+        return mpl.colormaps["tab10" if classes <= 10 else "tab20"](np.arange(classes))
+    return mpl.colormaps["turbo"](np.linspace(0, 1, classes))
+
+
+def _class_legend(figure: Figure, ax: Axes, colors: np.ndarray) -> None:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import ListedColormap, Normalize
+    from matplotlib.patches import Patch
+
+    classes = len(colors)
+    if classes <= 20:
+        handles = [Patch(color=color, label=str(j)) for j, color in enumerate(colors)]
+        columns = min(classes, 10)
+        figure.legend(
+            handles=handles, title="class", loc="outside upper center", ncols=columns, frameon=False
+        )
+    else:
+        scale = ScalarMappable(Normalize(-0.5, classes - 0.5), ListedColormap(colors))
+        figure.colorbar(scale, ax=figure.axes, label="class", location="top", aspect=50, shrink=0.6)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from leadfl_pl.types import Row
 
-ROUNDS, FACTS, FIGURE = "rounds.csv", "run.json", "accuracy.png"
+ROUNDS, FACTS, FIGURE, SPLIT = "rounds.csv", "run.json", "accuracy.png", "split.png"
 
 
 class Run(NamedTuple):

@@ -17,20 +17,35 @@ class TinyImages(fl.FederatedDataModule):
     image_shape = (1, 28, 28)
     num_classes = 10
     count = 240
+    test_count = 60
 
     def load(self) -> tuple[fl.ImageSet, fl.ImageSet]:
         rng = torch.Generator().manual_seed(0)
-        labels = torch.arange(self.count) % 10
+        labels = torch.arange(self.count) % self.num_classes
         noise = torch.rand(self.count, *self.image_shape, generator=rng)
-        images = (25 * (noise + 0.9 * labels.view(-1, 1, 1, 1))).to(torch.uint8)
+        images = (25 * (noise + 9 / self.num_classes * labels.view(-1, 1, 1, 1))).to(torch.uint8)
         data = fl.ImageSet(images, labels)
-        return data, fl.ImageSet(images[:60], labels[:60])
+        return data, fl.ImageSet(images[: self.test_count], labels[: self.test_count])
 
 
 class SmallImages(TinyImages):
     """The same in 8 x 8."""
 
     image_shape = (1, 8, 8)
+
+
+class TinyColours(TinyImages):
+    """The same in colour, 32 x 32."""
+
+    image_shape = (3, 32, 32)
+
+
+class TinyHundred(TinyColours):
+    """32 colour images in a hundred classes, for large networks."""
+
+    num_classes = 100
+    count = 32
+    test_count = 8
 
 
 class NetWithBatchNorm(nn.Sequential):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from leadfl_pl.data.partition import IID, Split
+from leadfl_pl.provenance import describe
+from leadfl_pl.splits import IID, Split
 from leadfl_pl.types import ConfigError
 
 
@@ -130,6 +131,25 @@ class FederatedDataModule(LightningDataModule):
     def partition(self, num_clients: int, seed: int) -> list[Tensor]:
         """Indices into the training set, one tensor for each client."""
         return self.split(self.train_set.labels.cpu(), num_clients, seed)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"split": describe(self.split), "batch_size": self.batch_size}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuses to go on with a federation whose clients had other data.
+
+        Raises:
+            ConfigError: the split or the batch size is not the checkpoint's.
+        """
+        trainer = self.trainer
+        if trainer is None or not hasattr(trainer, "federation") or trainer.state.fn != "fit":
+            return
+        for key, value in self.state_dict().items():
+            if (saved := state_dict[key]) != value:
+                raise ConfigError(
+                    f"data.{key} must be {saved}, as in the checkpoint, to go on with its run, "
+                    f"got {key} = {value}"
+                )
 
     def train_dataloader(self) -> TensorBatches:
         return TensorBatches(self.train_set, self.batch_size, shuffle=True)

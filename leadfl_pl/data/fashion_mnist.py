@@ -13,7 +13,7 @@ import torchvision
 from torch import Tensor
 
 from leadfl_pl.data.base import FederatedDataModule, ImageSet
-from leadfl_pl.data.partition import Split
+from leadfl_pl.splits import Split
 from leadfl_pl.types import ConfigError
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")

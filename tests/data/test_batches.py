@@ -1,37 +1,13 @@
-"""Splits are functions of (labels, clients, seed), and cover every image once."""
+"""Batches are cut from tensors: every image once, the same number on every rank."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
 
-import pytest
 import torch
 
-from leadfl_pl import IID, ConfigError, Digits
+from leadfl_pl import Digits
 from leadfl_pl.data.base import ImageSet, TensorBatches, epoch_batches
-
-
-def test_iid_is_a_random_cover_that_the_seed_repeats() -> None:
-    labels = torch.arange(1000) // 100
-    parts = IID()(labels, 7, seed=1)
-    assert torch.equal(torch.cat(parts).sort().values, torch.arange(1000))
-    assert {len(p) for p in parts} == {142, 143}
-    assert all(torch.equal(a, b) for a, b in zip(parts, IID()(labels, 7, seed=1), strict=True))
-    assert not torch.equal(parts[0], IID()(labels, 7, seed=2)[0])
-    assert len(labels[parts[0]].unique()) == 10  # not a block of the sorted labels
-
-
-def test_an_empty_client_is_refused_with_the_numbers() -> None:
-    with pytest.raises(ConfigError, match="num_clients = 11 leaves client 10 without any"):
-        IID()(torch.zeros(10), 11, seed=0)
-
-
-def test_the_digits_carry_a_hundred_clients() -> None:
-    module = Digits()
-    module.setup()
-    sizes = [len(p) for p in module.partition(100, seed=0)]
-    assert (len(module.test_set.labels), sum(sizes), min(sizes)) == (360, 1437, 14)
-    assert module.train_set.images.max() == 1.0
 
 
 def test_a_local_epoch_has_every_image_once_in_an_order_of_its_own() -> None:

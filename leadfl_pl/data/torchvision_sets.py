@@ -1,0 +1,165 @@
+"""Any data set of (image, label) pairs, as torchvision's are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sized
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from leadfl_pl.data.base import FederatedDataModule, ImageSet
+from leadfl_pl.rng import derive_seed
+from leadfl_pl.splits import Split
+from leadfl_pl.types import ConfigError
+
+PLAIN_MODE = {"L": "L", "1": "L", "LA": "L", "RGB": "RGB", "P": "RGB", "RGBA": "RGB"}
+
+
+def read_image(image: Any) -> Tensor:
+    """A PIL image, array or tensor as (C, H, W), uint8 in 0 .. 255 or float32.
+
+    Args:
+        image: PIL; numpy (H, W) or (H, W, C); torch (H, W) or (C, H, W). uint8 or floating.
+
+    Raises:
+        ConfigError: it is none of these.
+
+    >>> read_image(np.zeros((8, 9, 3), dtype=np.uint8)).shape
+    torch.Size([3, 8, 9])
+    """
+    if isinstance(image, Image.Image) and image.mode in PLAIN_MODE:
+        image = np.array(image.convert(PLAIN_MODE[image.mode]))
+    if isinstance(image, np.ndarray):
+        found = torch.from_numpy(image)
+        found = found.permute(2, 0, 1) if found.ndim == 3 else found
+    elif isinstance(image, Tensor):
+        found = image.as_subclass(Tensor).detach().cpu()
+    else:
+        mode = f" of mode {image.mode}" if isinstance(image, Image.Image) else ""
+        raise ConfigError(
+            "an image must be a PIL image (grey or RGB), an array (H, W[, C]) or a tensor "
+            f"([C, ]H, W), got {type(image).__name__}{mode}"
+        )
+    found = found.unsqueeze(0) if found.ndim == 2 else found
+    if found.ndim != 3 or not (found.dtype == torch.uint8 or found.is_floating_point()):
+        raise ConfigError(
+            "an image must be uint8 or floating, with 2 or 3 dimensions, got "
+            f"{str(found.dtype).removeprefix('torch.')} of shape {tuple(found.shape)}"
+        )
+    return found.float() if found.is_floating_point() else found
+
+
+def read_images(dataset: Any, key: str) -> ImageSet:
+    """All of a map-style data set of (image, label) in memory.
+
+    A random transform is applied once to each image, with the same draws in every run.
+
+    Args:
+        dataset: with ``len()`` and ``[i]``; labels are whole numbers >= 0.
+        key: of the setting, for messages.
+
+    Raises:
+        ConfigError: no map-style data set, an empty one, something else than an (image, label)
+            pair, or two images of different sizes.
+    """
+    if not (isinstance(dataset, Sized) and hasattr(dataset, "__getitem__")):
+        raise ConfigError(
+            f"{key} must be a map-style data set, with a length, got {type(dataset).__name__}"
+        )
+    owner = f"{key} = {type(dataset).__name__}"
+    if len(dataset) == 0:
+        raise ConfigError(f"{owner} has no images")
+    images, labels = torch.empty(0), torch.empty(len(dataset), dtype=torch.int64)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(0, "transforms"))
+        for i in range(len(dataset)):
+            try:
+                image, label = dataset[i]
+                found, labels[i] = read_image(image), class_number(label)
+            except (ConfigError, TypeError, ValueError) as error:
+                raise ConfigError(
+                    f"{owner}: example {i} must be a pair of an image and a class: {error}"
+                ) from error
+            if i == 0:
+                images = found.new_empty((len(dataset), *found.shape))
+            if found.shape != images.shape[1:] or found.dtype != images.dtype:
+                raise ConfigError(
+                    f"{owner}: all images must be of one size and type, but image {i} is "
+                    f"{_say(found)} and image 0 is {_say(images[0])}; resize them with a transform"
+                )
+            images[i] = found
+    return ImageSet(images, labels)
+
+
+def class_number(label: Any) -> int:
+    """A label as a class 0, 1, ..
+
+    Raises:
+        ConfigError: it is no whole number >= 0.
+    """
+    array = isinstance(label, (Tensor, np.generic, np.ndarray))
+    number = label.item() if array and math.prod(label.shape) == 1 else label
+    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+        raise ConfigError(f"a class must be a whole number >= 0, got {label!r}")
+    return number
+
+
+def _say(image: Tensor) -> str:
+    return f"{tuple(image.shape)} {str(image.dtype).removeprefix('torch.')}"
+
+
+class TorchvisionData(FederatedDataModule):
+    """Any two map-style data sets of (image, label), read into memory once.
+
+    Images may be PIL images, arrays or tensors, see :func:`read_image`; grey ones become
+    (1, H, W), colour ones (3, H, W). ``image_shape`` and ``num_classes`` (the largest label, or
+    the data set's ``classes``, decides) are there after ``setup``. Normalisation belongs into the
+    network, see :class:`leadfl_pl.models.Normalize`: triggers are written in raw pixels.
+
+    Args:
+        train, test: e.g. ``torchvision.datasets.SVHN``, by class path.
+        split, batch_size, eval_batch_size: see :class:`FederatedDataModule`.
+
+    Raises:
+        ConfigError: from ``setup``, if a data set cannot be read; see :func:`read_images`.
+
+    >>> from torchvision.datasets import FakeData
+    >>> data = TorchvisionData(FakeData(20, (3, 8, 8), 4), FakeData(5, (3, 8, 8), 4))
+    >>> data.setup()
+    >>> data.image_shape, data.num_classes, data.train_set.images.dtype
+    ((3, 8, 8), 4, torch.uint8)
+    """
+
+    def __init__(
+        self,
+        train: Dataset,
+        test: Dataset,
+        split: Split | None = None,
+        batch_size: int = 32,
+        eval_batch_size: int = 1000,
+    ) -> None:
+        super().__init__(split, batch_size, eval_batch_size)
+        self.sources = (train, test)
+
+    def load(self) -> tuple[ImageSet, ImageSet]:
+        train, test = (
+            read_images(source, f"data.{name}")
+            for source, name in zip(self.sources, ("train", "test"), strict=True)
+        )
+        first, second = train.images[0], test.images[0]
+        if first.shape != second.shape or first.dtype != second.dtype:
+            raise ConfigError(
+                "data.train and data.test must have images of one size and type, got "
+                f"{_say(first)} and {_say(second)}"
+            )
+        channels, height, width = first.shape
+        self.image_shape = (channels, height, width)
+        named = [len(getattr(source, "classes", ())) for source in self.sources]
+        largest = [int(labels.max()) + 1 for _, labels in (train, test)]
+        self.num_classes = max(named + largest)
+        return train, test
