@@ -19,9 +19,11 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from leadfl_pl.aggregators import Aggregator
 from leadfl_pl.attacks import Attack
 from leadfl_pl.client import FederatedClient
-from leadfl_pl.data import FederatedDataModule, Split
+from leadfl_pl.data import FederatedDataModule
 from leadfl_pl.defenses import ClientDefense
 from leadfl_pl.schedules import Schedule
+from leadfl_pl.splits import Split
+from leadfl_pl.strategy import RankLostError
 from leadfl_pl.trainer import FederatedTrainer
 from leadfl_pl.types import ConfigError
 
@@ -131,7 +133,8 @@ def main(args: list[str] | None = None) -> int:
     """Runs the command line; a configuration that cannot work is one sentence on stderr.
 
     Returns:
-        0, or 2 for a wrong configuration. Set ``LEADFL_PL_TRACEBACK=1`` to see where it arose.
+        0; 2 for a wrong configuration; 1 where another process of the run is gone. Set
+        ``LEADFL_PL_TRACEBACK=1`` to see where it arose.
     """
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)")
     try:
@@ -144,6 +147,11 @@ def main(args: list[str] | None = None) -> int:
             traceback.print_exc()
         print(f"error: {cause}", file=sys.stderr)
         return 2
+    except RankLostError as error:
+        if os.environ.get(TRACEBACK_VARIABLE):
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

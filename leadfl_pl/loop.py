@@ -13,6 +13,7 @@ from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from leadfl_pl.client import FederatedClient
@@ -20,6 +21,8 @@ from leadfl_pl.data import FederatedDataModule
 from leadfl_pl.federation import Aggregate, Federation, round_metrics
 from leadfl_pl.local import LocalTraining, check_network, check_root
 from leadfl_pl.provenance import describe
+from leadfl_pl.rng import derive_seed
+from leadfl_pl.strategy import lost_ranks
 from leadfl_pl.types import ClientUpdate, Cohort, ConfigError
 from leadfl_pl.vector import ModelVector
 
@@ -73,11 +76,14 @@ class FederatedLoop(_FitLoop):
     # ------------------------------------------------------------------ the round
 
     def advance(self) -> None:
-        """One round."""
+        """One round, or, resumed from a checkpoint of its evaluation, the rest of it."""
         self.epoch_loop.restarting = False
         t = self.trainer.current_epoch
-        if t < self.rounds_done:  # resumed from a checkpoint that was written during evaluation
-            return self.evaluate_again()
+        with lost_ranks(self.trainer.world_size):
+            self.evaluate_again() if t < self.rounds_done else self.run_round(t)
+
+    def run_round(self, t: int) -> None:
+        """Select, train, attack, aggregate, step, evaluate."""
         cohort = self.federation.cohort(t)
         updates = self.train(cohort)
         updates = self.federation.corrupt(updates, cohort)
@@ -169,7 +175,9 @@ class FederatedLoop(_FitLoop):
         """Validates the new global model, if this round is one to validate."""
         if self.epoch_loop._should_check_val_epoch():
             self.trainer.validating = True
-            self.epoch_loop.val_loop.run()
+            with isolate_rng():  # dropout is on where evaluation_mode = "train"
+                torch.manual_seed(derive_seed(self.local.seed, "evaluation", self.rounds_done))
+                self.epoch_loop.val_loop.run()
             self.trainer.training = True
         self.epoch_loop._batches_that_stepped += 1
 

@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
+
+LOST_CONNECTION = re.compile(r"gloo|NCCL|[Cc]onnection (reset|closed|refused)|[Bb]roken pipe")
+
+
+class RankLostError(RuntimeError):
+    """Another process of the run has stopped, so this one cannot go on."""
+
+
+@contextmanager
+def lost_ranks(world_size: int) -> Iterator[None]:
+    """Turns what a collective raises when another process is gone into one clear error."""
+    try:
+        yield
+    except RuntimeError as error:
+        lost = isinstance(error, torch.distributed.DistError) or LOST_CONNECTION.search(str(error))
+        if world_size == 1 or not lost:
+            raise
+        raise RankLostError(
+            f"another of the {world_size} processes of this run has stopped, see its own output; "
+            "the last checkpoint is whole: go on with ckpt_path = last"
+        ) from error
 
 
 class FederatedStrategy(DDPStrategy):
