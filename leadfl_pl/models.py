@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
+from leadfl_pl.pooling import MaxPool2x2
 from leadfl_pl.types import require_choice
 
 Norm = Literal["batch", "group"]
@@ -84,12 +85,12 @@ class FashionMNISTNet(nn.Sequential):
             Normalize(mean, std),
             nn.Conv2d(1, 16, kernel_size=5, padding=2),
             make_norm(16),
+            MaxPool2x2(),
             nn.ReLU(),
-            nn.MaxPool2d(2),
             nn.Conv2d(16, 32, kernel_size=5, padding=2),
             make_norm(32),
+            MaxPool2x2(),
             nn.ReLU(),
-            nn.MaxPool2d(2),
             nn.Flatten(),
             nn.Linear(32 * 7 * 7, num_classes),
         )
@@ -109,8 +110,8 @@ class DigitsNet(nn.Sequential):
         super().__init__(
             Normalize(mean, std),
             nn.Conv2d(1, 16, kernel_size=3, padding=1),
+            MaxPool2x2(),
             nn.ReLU(),
-            nn.MaxPool2d(2),
             nn.Flatten(),
             nn.Linear(16 * 4 * 4, num_classes),
         )
@@ -152,7 +153,7 @@ class CIFAR10Net(nn.Sequential):
             for inputs in (before, channels):
                 convolution = nn.Conv2d(inputs, channels, kernel_size=3, padding=1)
                 layers += [convolution, nn.ReLU(), make_norm(channels)]
-            layers.append(nn.MaxPool2d(2))
+            layers.append(MaxPool2x2())
         layers += [nn.Flatten(), nn.Linear(128 * 4 * 4, 128), nn.Linear(128, num_classes)]
         super().__init__(*layers)
 

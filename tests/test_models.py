@@ -80,7 +80,7 @@ def same_state(ours: nn.Module, published: nn.Module) -> None:
 def test_cifar10_blocks_are_conv_relu_norm_and_no_relu_before_the_last_layer() -> None:
     kinds = [type(layer).__name__ for layer in CIFAR10Net()]
     unit = ["Conv2d", "ReLU", "BatchNorm2d"]
-    block = [*unit, *unit, "MaxPool2d"]
+    block = [*unit, *unit, "MaxPool2x2"]
     assert kinds == ["Normalize", *block, *block, *block, "Flatten", "Linear", "Linear"]
 
 

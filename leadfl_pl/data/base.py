@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from leadfl_pl.data.shared import share
 from leadfl_pl.provenance import describe
 from leadfl_pl.splits import IID, Split
 from leadfl_pl.types import ConfigError
@@ -125,7 +126,10 @@ class FederatedDataModule(LightningDataModule):
         return self._sets[1]
 
     def to(self, device: torch.device | str) -> None:
-        """Moves both sets to ``device``, once."""
+        """Moves both sets to ``device``, once; the CPU processes of a node share one copy."""
+        if torch.device(device).type == "cpu" and self.trainer is not None:
+            tensors = share([*self.train_set, *self.test_set], self.trainer)
+            self._sets = (ImageSet(*tensors[:2]), ImageSet(*tensors[2:]))
         self._sets = (self.train_set.to(device), self.test_set.to(device))
 
     def partition(self, num_clients: int, seed: int) -> list[Tensor]:

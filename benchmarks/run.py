@@ -1,0 +1,126 @@
+"""Whole runs from the command line: start-up, seconds a round and memory, by processes and threads.
+
+    python benchmarks/run.py [--config configs/fashionmnist/released.yaml] [--rounds 4]
+        [--variants 1x1 1x2 2x1] [-- further flags of cli.py]
+
+PxT is P processes with T threads each. Start-up is from the command to the first client of round 0;
+a round is the median time between two lines of the progress output; memory is the largest sum over
+the run's processes of what each has resident (RSS) and of its proportional share (PSS: memory that
+several processes share is counted once). The variants run one after the other; the ratio is
+against the first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from leadfl_pl.provenance import commit
+
+ROOT = Path(__file__).parent.parent
+ROUND = re.compile(r"^round (\d+)/")
+
+
+class Measured(NamedTuple):
+    """One run."""
+
+    first_round: float  # seconds from the command to the end of round 0
+    round: float  # median seconds of the others
+    rss: float  # MB
+    pss: float  # MB
+
+
+def processes(pid: int) -> list[int]:
+    """``pid`` and all that descend from it."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except FileNotFoundError:
+        return []
+    return [pid, *(p for child in children for p in processes(int(child)))]
+
+
+def memory(pid: int) -> tuple[float, float]:
+    """RSS and PSS in MB, summed over the processes."""
+    totals = {"Rss": 0.0, "Pss": 0.0}
+    for process in processes(pid):
+        try:
+            text = Path(f"/proc/{process}/smaps_rollup").read_text()
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+        for key in totals:
+            if found := re.search(rf"^{key}:\s+(\d+) kB", text, re.MULTILINE):
+                totals[key] += int(found[1]) / 1024
+    return totals["Rss"], totals["Pss"]
+
+
+def measure(config: str, rounds: int, count: int, threads: int, flags: list[str]) -> Measured:
+    """Runs the command once in an empty folder."""
+    command = [
+        sys.executable, str(ROOT / "cli.py"), "fit", f"--config={ROOT / config}",
+        f"--trainer.max_epochs={rounds}", f"--trainer.devices={count}",
+        "--trainer.accelerator=cpu", "--trainer.default_root_dir=run", *flags,
+    ]  # fmt: skip
+    ends: list[float] = []
+    peak = [0.0, 0.0]
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        run = subprocess.Popen(
+            command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+        )  # fmt: skip
+
+        def watch() -> None:
+            while run.poll() is None:
+                peak[:] = map(max, peak, memory(run.pid))
+                time.sleep(0.5)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        assert run.stderr is not None
+        said = []
+        for line in run.stderr:
+            said.append(line)
+            if ROUND.match(line):
+                ends.append(time.perf_counter() - start)
+        watcher.join()
+    if run.returncode or len(ends) != rounds:
+        raise RuntimeError("".join(said[-20:]))
+    times = [b - a for a, b in itertools.pairwise(ends)]
+    return Measured(ends[0], statistics.median(times), *peak)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", default="configs/fashionmnist/released.yaml")
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--variants", nargs="+", default=["1x1", "1x2", "2x1"])
+    parser.add_argument("flags", nargs="*")
+    arguments = parser.parse_args()
+    print(f"python benchmarks/run.py {' '.join(sys.argv[1:])}".rstrip())
+    print(f"commit {commit()}, {platform.machine()}, {os.cpu_count()} cores")
+    print("variant  start-up s  s a round  ratio   RSS MB   PSS MB")
+    first = None
+    for variant in arguments.variants:
+        count, threads = map(int, variant.split("x"))
+        found = measure(arguments.config, arguments.rounds, count, threads, arguments.flags)
+        first = first or found
+        print(
+            f"{variant:>7} {found.first_round - found.round:11.1f} {found.round:10.2f} "
+            f"{first.round / found.round:6.2f} {found.rss:8.0f} {found.pss:8.0f}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
