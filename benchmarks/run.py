@@ -1,12 +1,12 @@
-"""Whole runs from the command line: start-up, seconds a round and memory, by processes and threads.
+"""Whole runs from the command line: seconds a round and memory, by processes and threads.
 
     python benchmarks/run.py [--config configs/fashionmnist/released.yaml] [--rounds 4]
         [--variants 1x1 1x2 2x1] [-- further flags of cli.py]
 
-PxT is P processes with T threads each. Start-up is from the command to the first client of round 0;
-a round is the median time between two lines of the progress output; memory is the largest sum over
-the run's processes of what each has resident (RSS) and of its proportional share (PSS: memory that
-several processes share is counted once). The variants run one after the other; the ratio is
+PxT is P processes with T threads each. "first" is from the command to the end of round 0, start-up
+included; a round is the median time between two lines of the progress output; memory is the largest
+sum over the run's processes of what each has resident (RSS) and of its proportional share (PSS:
+what several processes share is counted once). The variants run one after the other; the ratio is
 against the first.
 """
 
@@ -109,14 +109,14 @@ def main() -> None:
     arguments = parser.parse_args()
     print(f"python benchmarks/run.py {' '.join(sys.argv[1:])}".rstrip())
     print(f"commit {commit()}, {platform.machine()}, {os.cpu_count()} cores")
-    print("variant  start-up s  s a round  ratio   RSS MB   PSS MB")
+    print("variant    first s  s a round  ratio   RSS MB   PSS MB")
     first = None
     for variant in arguments.variants:
         count, threads = map(int, variant.split("x"))
         found = measure(arguments.config, arguments.rounds, count, threads, arguments.flags)
         first = first or found
         print(
-            f"{variant:>7} {found.first_round - found.round:11.1f} {found.round:10.2f} "
+            f"{variant:>7} {found.first_round:10.1f} {found.round:10.2f} "
             f"{first.round / found.round:6.2f} {found.rss:8.0f} {found.pss:8.0f}",
             flush=True,
         )

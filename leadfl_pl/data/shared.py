@@ -53,11 +53,11 @@ def write(path: Path, tensors: Sequence[Tensor]) -> None:
 def read(path: Path, like: Sequence[Tensor]) -> list[Tensor]:
     """Maps what :func:`write` wrote, given the shapes and dtypes."""
     size = path.stat().st_size
-    storage = torch.UntypedStorage.from_file(str(path), shared=True, nbytes=size)
+    everything = torch.from_file(str(path), shared=True, size=size, dtype=torch.uint8)
     tensors, offset = [], 0
     for tensor in like:
         length = tensor.numel() * tensor.element_size()
-        flat = torch.empty(0, dtype=torch.uint8).set_(storage, offset, (length,), (1,))
-        tensors.append(flat.view(tensor.dtype).view(tensor.shape))
+        part = everything[offset : offset + length]
+        tensors.append(part.view(tensor.dtype).view(tensor.shape))
         offset += length + -length % 8
     return tensors
