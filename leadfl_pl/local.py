@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -36,6 +36,8 @@ class GlobalModel(NamedTuple):
 class LocalTraining:
     """Runs the clients of a federation one after the other on one module.
 
+    :class:`~leadfl_pl.vectorised.VectorisedTraining` runs them at once.
+
     An update is packed as a row (d + b + 3,), with ``carry_momentum`` (d + b + m + 3,), so that
     the rows of several ranks can be gathered in one call.
 
@@ -46,6 +48,8 @@ class LocalTraining:
         trainer: whose optimizer and precision are used.
         momenta: by client id, filled with ``carry_momentum``.
     """
+
+    execution = "sequential"
 
     def __init__(
         self,
@@ -74,6 +78,19 @@ class LocalTraining:
         order = torch.randperm(len(self.train_set.labels), generator=generator(self.seed, "root"))
         self.root = order[: federation.aggregator.root_size]
 
+    def costs(self, cohort: Cohort) -> list[int]:
+        """How long each client of the cohort trains, in forward and backward passes, about."""
+        federation = self.federation
+        costs = []
+        for client_id, is_malicious in zip(cohort.client_ids, cohort.malicious, strict=True):
+            steps = -(-len(self.parts[client_id]) // self.batch_size)
+            steps = federation.local_steps or steps * (federation.local_epochs or 1)
+            costs.append(steps * (2 if is_malicious and federation.attack else 1))
+        return costs
+
+    def prepare(self, cohort: Cohort, positions: Sequence[int], last_update: Tensor | None) -> None:
+        """Called before the clients at ``positions`` of the cohort, this rank's, are trained."""
+
     def train(self, cohort: Cohort, position: int, last_update: Tensor | None) -> Tensor:
         """Trains the client at ``position`` of the cohort and returns its packed update.
 
@@ -84,11 +101,17 @@ class LocalTraining:
         data = self.train_set.take(self.parts[client_id], self.vector.device)
         if not cohort.malicious[position]:
             return self._train(self.client, data, t, client_id)
+        self.malicious_client.attack = self.local_attack(data, t, client_id, last_update)
+        return self._train(self.malicious_client, data, t, client_id)
+
+    def local_attack(
+        self, data: ImageSet, t: int, client_id: int, last_update: Tensor | None
+    ) -> Attack:
+        """The attack as this malicious client carries it out in round t."""
         last = None if last_update is None else self.vector.trainable(last_update)
         attacker = self.malicious_ids.index(client_id)
         view = AttackerView(t, attacker, self.client.model, data.images, data.labels, last)
-        self.malicious_client.attack = self.attack.local(view)
-        return self._train(self.malicious_client, data, t, client_id)
+        return self.attack.local(view)
 
     def train_root(self, round: int) -> Tensor | None:
         """The update (d,) of the server's own training; None for a rule that needs none."""
@@ -112,15 +135,19 @@ class LocalTraining:
                 for i, batch in enumerate(itertools.islice(batches, self.federation.local_steps)):
                     client.training_step(batch, i)
             delta, loss, regulariser = client.finish_round(self.vector.read() - start.theta)
-            size = torch.tensor(len(data.labels), device=delta.device)
-            row = [delta, self.vector.read_buffers()]
-            if self.federation.carry_momentum:
-                row.append(read_momentum(optimizer))
-            row += [v.reshape(1) for v in (size, loss, regulariser)]
-            return torch.cat([v.to(self.row_dtype) for v in row])
+            carried = read_momentum(optimizer) if self.federation.carry_momentum else None
+            return self.pack(len(data.labels), delta, carried, loss, regulariser)
         finally:
             self.write_global(start)
             optimizer.zero_grad()
+
+    def pack(
+        self, size: int, delta: Tensor, momentum: Tensor | None, loss: Tensor, regulariser: Tensor
+    ) -> Tensor:
+        """The row of a client whose buffers the module has; momentum only where it is carried."""
+        row = [delta, self.vector.read_buffers(), *([] if momentum is None else [momentum])]
+        row += [v.reshape(1) for v in (torch.tensor(size, device=delta.device), loss, regulariser)]
+        return torch.cat([v.to(self.row_dtype) for v in row])
 
     def empty_row(self) -> Tensor:
         """What a rank without a client sends, or for one that failed; as long as an update."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,12 +19,13 @@ from torch import Tensor
 from leadfl_pl.client import FederatedClient
 from leadfl_pl.data import FederatedDataModule
 from leadfl_pl.federation import Aggregate, Federation, round_metrics
-from leadfl_pl.local import LocalTraining, check_network, check_root
+from leadfl_pl.local import check_network, check_root
 from leadfl_pl.provenance import describe
 from leadfl_pl.rng import derive_seed
-from leadfl_pl.strategy import lost_ranks
+from leadfl_pl.strategy import deal, lost_ranks
 from leadfl_pl.types import ClientUpdate, Cohort, ConfigError
 from leadfl_pl.vector import ModelVector
+from leadfl_pl.vectorised import local_training
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -34,7 +35,7 @@ class ClientTask(NamedTuple):
     """The "batch" that the Trainer's hooks see: one client of a round."""
 
     round: int
-    position: int  # in the cohort
+    position: int | None  # in the cohort
     client_id: int | None  # None: this rank has no client left in this wave
 
 
@@ -72,6 +73,8 @@ class FederatedLoop(_FitLoop):
         self.last_error: Exception | None = None  # of a client of this rank
         self.last_update: Tensor | None = None  # (d,) the server's last step
         self.momenta: dict[int, Tensor] = {}  # by client id, with carry_momentum
+        self.execution: str | None = None  # of this run, once it has been chosen
+        self.ends_early: Callable[[], bool] = lambda: False  # asked after every round
 
     # ------------------------------------------------------------------ the round
 
@@ -94,21 +97,22 @@ class FederatedLoop(_FitLoop):
     def train(self, cohort: Cohort) -> list[ClientUpdate]:
         """Trains the cohort's clients, this rank's share here, and returns all the updates."""
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        n = len(cohort.client_ids)
+        hands = deal(self.local.costs(cohort), world_size)
         self.epoch_loop.batch_progress.reset_on_run()
+        own = [position for position in hands[rank] if position is not None]
+        self.local.prepare(cohort, own, self.last_update)
         rows: list[Tensor] = []
-        for wave in range(self.waves):
-            position = wave * world_size + rank
-            client_id = cohort.client_ids[position] if position < n else None
+        for wave, position in enumerate(hands[rank]):
+            client_id = None if position is None else cohort.client_ids[position]
             with self._client_hooks(ClientTask(cohort.round, position, client_id), wave):
-                if client_id is None:  # the same collectives on every rank
+                if position is None:  # the same collectives on every rank
                     rows.append(self.local.empty_row())
                 else:
                     rows.append(self.train_client(cohort, position))
-        gathered = self.trainer.strategy.all_gather(torch.stack(rows))  # (world_size, waves, .)
-        if world_size > 1:
-            rows = list(gathered.transpose(0, 1).flatten(0, 1))
-        return [self.local.unpack(row, c) for row, c in zip(rows, cohort.client_ids, strict=False)]
+        gathered = self.trainer.strategy.all_gather(torch.stack(rows)).flatten(end_dim=-2)
+        places = [position for hand in hands for position in hand]
+        received = {p: row for p, row in zip(places, gathered, strict=True) if p is not None}
+        return [self.local.unpack(received[p], c) for p, c in enumerate(cohort.client_ids)]
 
     def train_client(self, cohort: Cohort, position: int) -> Tensor:
         """The packed update of one client; an empty one, which the door rejects, if it raises."""
@@ -208,7 +212,10 @@ class FederatedLoop(_FitLoop):
         check_root(federation.aggregator, datamodule)
         datamodule.to(self._device)
         federation.aggregator.to(self._device)
-        self.local = LocalTraining(module, datamodule, federation, trainer, self.momenta)
+        self.local = local_training(
+            self.execution, module, datamodule, federation, trainer, self.momenta
+        )
+        self.execution = self.local.execution
         waves = -(-federation.clients_per_round // trainer.world_size)
         self._combined_loader = CombinedLoader([range(waves)], "max_size_cycle")
         self.waves = self.max_batches = waves
@@ -220,6 +227,7 @@ class FederatedLoop(_FitLoop):
             "settings": self._settings(),
             "aggregator": self.federation.aggregator.state_dict(),
             "failures": self.failures,
+            "execution": self.execution,
             "last_update": self.last_update,
             "momenta": self.momenta,
             "round_metrics": {k: v.cpu() for k, v in self._round_metrics().items()},
@@ -227,8 +235,6 @@ class FederatedLoop(_FitLoop):
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
         super().on_load_checkpoint(state_dict)
-        if "rounds_done" not in state_dict:
-            raise ConfigError("ckpt_path: this checkpoint was not written by a FederatedTrainer")
         for key, value in self._settings().items():
             if (saved := state_dict["settings"].get(key)) != value:
                 raise ConfigError(
@@ -237,6 +243,7 @@ class FederatedLoop(_FitLoop):
                 )
         self.rounds_done = state_dict["rounds_done"]
         self.failures = state_dict["failures"]
+        self.execution = state_dict["execution"]
         self.federation.aggregator.load_state_dict(state_dict["aggregator"])
         device = self.trainer.strategy.root_device
         if (last_update := state_dict["last_update"]) is not None:
@@ -253,6 +260,13 @@ class FederatedLoop(_FitLoop):
         client = self.trainer.lightning_module
         settings |= {k: getattr(client, k, None) for k in ("defense", "lr", "momentum")}
         return {key: describe(value) for key, value in settings.items()}
+
+    def on_advance_end(self) -> None:
+        """Ends the round, and the run with it if a signal asked for that."""
+        with lost_ranks(self.trainer.world_size):
+            super().on_advance_end()
+            if self.ends_early():
+                raise StopIteration
 
     def on_run_end(self) -> None:
         """Ends the fit; the client may go on in another Trainer."""

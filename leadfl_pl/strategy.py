@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,6 +30,35 @@ def lost_ranks(world_size: int) -> Iterator[None]:
             f"another of the {world_size} processes of this run has stopped, see its own output; "
             "the last checkpoint is whole: go on with ckpt_path = last"
         ) from error
+
+
+def deal(costs: Sequence[float], world_size: int) -> list[list[int | None]]:
+    """Which client each rank trains in each wave, longest first; None: no client is left for it.
+
+    In a wave the ranks take the longest of the clients that are left, the least loaded rank the
+    longest of them.
+
+    >>> deal([1.0, 5.0, 2.0, 4.0, 1.0], world_size=2)
+    [[1, 0, 4], [3, 2, None]]
+
+    Args:
+        costs: of each client, in any unit.
+        world_size: number of ranks.
+
+    Returns:
+        For each rank a list, equally long for all, of positions in ``costs``.
+    """
+    order = sorted(range(len(costs)), key=lambda i: (-costs[i], i))
+    hands: list[list[int | None]] = [[] for _ in range(world_size)]
+    loads = [0.0] * world_size
+    for start in range(0, len(order), world_size):
+        wave: list[int | None] = [*order[start : start + world_size]]
+        wave += [None] * (world_size - len(wave))
+        ranks = sorted(range(world_size), key=lambda r: (loads[r], r))
+        for rank, client in zip(ranks, wave, strict=True):
+            hands[rank].append(client)
+            loads[rank] += 0.0 if client is None else costs[client]
+    return hands
 
 
 class FederatedStrategy(DDPStrategy):

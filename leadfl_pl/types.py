@@ -8,12 +8,13 @@ buffers (BatchNorm's running statistics), N examples, (C, H, W) an image.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 Row = Mapping[str, float]  # one round of a run's record, by column
+Method = TypeVar("Method", bound=Callable)
 
 
 def require_choice(owner: str, key: str, value: str, choices: Sequence[str]) -> None:
@@ -26,6 +27,16 @@ def require_choice(owner: str, key: str, value: str, choices: Sequence[str]) -> 
 
 class ConfigError(ValueError):
     """A setting that cannot work. The message names the key, its value and what would be right."""
+
+
+def takes_stacks(method: Method) -> Method:
+    """Marks a method of a defense or an attack that may be called for m clients at once.
+
+    In vectorised execution its tensors then have a leading client dimension. A method without the
+    mark, an override of a marked one included, is called client by client.
+    """
+    method.takes_stacks = True  # type: ignore[attr-defined]
+    return method
 
 
 class Population(NamedTuple):
@@ -79,6 +90,9 @@ class LocalStep(NamedTuple):
 
     ``optimizer_step`` takes one more step of the client's own optimizer on whatever ``.grad``
     then holds (the released LeadFL needs it; most defenses do not).
+
+    A method that :func:`takes_stacks` finds m clients' ``params`` and ``grads``, (m, ...) each,
+    and their ``generators``; everything else is the same for all of them.
     """
 
     names: Sequence[str]
@@ -89,3 +103,4 @@ class LocalStep(NamedTuple):
     epoch_start: bool  # the first batch of a local epoch
     optimizer_step: Callable[[], object]
     generator: torch.Generator  # on the parameters' device
+    generators: Sequence[torch.Generator] = ()  # m of them; empty if the step is one client's

@@ -12,7 +12,17 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loops.fit_loop import _FitLoop
 
 LAYERS = [
-    {"types", "rng", "vector", "distances", "provenance", "version"},
+    {
+        "types",
+        "rng",
+        "vector",
+        "distances",
+        "pooling",
+        "provenance",
+        "version",
+        "atomic",
+        "signals",
+    },
     {
         "defenses",
         "aggregators",
@@ -23,9 +33,10 @@ LAYERS = [
         "models",
         "plots",
         "records",
+        "runs",
     },
-    {"client", "federation", "callbacks", "data"},
-    {"local", "strategy"},
+    {"client", "federation", "callbacks", "checkpoints", "data"},
+    {"local", "strategy", "defaults", "vectorised"},
     {"loop"},
     {"trainer"},
     {"command_line", "report", "sweep"},
@@ -49,7 +60,7 @@ def room_of(path) -> str:
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_a_room_imports_from_lower_layers_only(path) -> None:
     room = room_of(path)
-    same_layer_allowed = {("sweep", "report")}
+    same_layer_allowed = {("sweep", "report"), ("vectorised", "local")}
     for other in imported_rooms(path) - {room}:
         lower = LAYER[other] < LAYER[room]
         assert lower or (room, other) in same_layer_allowed, f"{room} imports {other}"
@@ -92,6 +103,19 @@ def test_the_epoch_loop_still_has_what_ours_builds_on(name: str) -> None:
     for part in name.split("."):
         assert hasattr(found, part), f"this Lightning's epoch loop has no {name}"
         found = getattr(found, part)
+
+
+@pytest.mark.parametrize(
+    ("connector", "names"),
+    [
+        ("_checkpoint_connector", ["_parse_ckpt_path", "resume_start", "_loaded_checkpoint"]),
+        ("_signal_connector", ["register_signal_handlers", "teardown", "_slurm_sigusr_handler_fn"]),
+        ("_accelerator_connector", ["cluster_environment"]),
+    ],
+)
+def test_the_connectors_still_have_what_ours_build_on(connector: str, names: list[str]) -> None:
+    found = getattr(Trainer(logger=False, enable_checkpointing=False), connector)
+    assert [name for name in names if not hasattr(found, name)] == []
 
 
 def test_importing_the_package_imports_nothing_heavy_that_may_be_missing() -> None:

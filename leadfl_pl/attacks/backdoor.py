@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from leadfl_pl.attacks.base import Attack, Task, require_class
-from leadfl_pl.types import ConfigError, require_choice
+from leadfl_pl.types import ConfigError, require_choice, takes_stacks
 
 LEAVE = float("nan")  # "leave the image as it is"
 NINE_PIXELS: tuple[tuple[float, ...], ...] = (
@@ -31,7 +31,8 @@ def mgda_weight(
     With :math:`v_k = \nabla L_k / (\min(L_k, 10) + 10^{-5})`, the weight is
     :math:`\gamma = (v_2\cdot v_2 - v_1\cdot v_2) / (v_1\cdot v_1 + v_2\cdot v_2 -
     2 v_1\cdot v_2)`, 0.999 where v_1 is the shorter point of the segment already and 0.001 where
-    v_2 is. No host synchronisation.
+    v_2 is. No host synchronisation. With losses (m,) and gradients (m, ...), the weights (m,) of
+    m clients.
 
     >>> g1, g2 = [torch.tensor([2.0, 0.0])], [torch.tensor([0.0, 1.0])]
     >>> mgda_weight(g1, g2, torch.tensor(1.0), torch.tensor(1.0))
@@ -43,16 +44,23 @@ def mgda_weight(
         (normalisation by the loss).
     """
     a, b = first_loss.clamp_max(10.0) + LOSS_FLOOR, second_loss.clamp_max(10.0) + LOSS_FLOOR
-    v11 = _dot(first, first) / (a * a)
-    v22 = _dot(second, second) / (b * b)
-    v12 = _dot(first, second) / (a * b)
+    dot = _dots if first_loss.ndim else _dot
+    v11 = dot(first, first) / (a * a)
+    v22 = dot(second, second) / (b * b)
+    v12 = dot(first, second) / (a * b)
     inner = (v22 - v12) / (v11 + v22 - 2 * v12)
-    return torch.where(v12 >= v11, 0.999, torch.where(v12 >= v22, 0.001, inner))
+    return inner.masked_fill(v12 >= v22, 0.001).masked_fill(v12 >= v11, 0.999)
 
 
 def _dot(first: list[Tensor], second: list[Tensor]) -> Tensor:
     pairs = zip(first, second, strict=True)
     return torch.stack([torch.dot(a.flatten(), b.flatten()) for a, b in pairs]).sum()
+
+
+def _dots(first: list[Tensor], second: list[Tensor]) -> Tensor:
+    pairs = zip(first, second, strict=True)
+    dots = [torch.linalg.vecdot(a.reshape(len(a), -1), b.reshape(len(b), -1)) for a, b in pairs]
+    return torch.stack(dots).sum(dim=0)
 
 
 class PatternBackdoor(Attack):
@@ -145,12 +153,15 @@ class PatternBackdoor(Attack):
         window.copy_(torch.where(mask, values, window))
         return stamped
 
+    @takes_stacks
     def tasks(self, x: Tensor, y: Tensor) -> list[Task]:
         return [(self.stamp(x), torch.full_like(y, self.target)), (x, y)]
 
+    @takes_stacks
     def balance(self, losses: Tensor, gradients: list[list[Tensor]]) -> Tensor:
         if self.balance_rule == "fixed":
-            return losses.new_tensor([self.backdoor_weight, 1 - self.backdoor_weight])
+            weights = (self.backdoor_weight, 1 - self.backdoor_weight)
+            return torch.stack([torch.full_like(losses[0], w) for w in weights])
         weight = mgda_weight(gradients[0], gradients[1], losses[0], losses[1])
         return torch.stack([weight, 1 - weight])
 

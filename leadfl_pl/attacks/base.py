@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from leadfl_pl.types import AttackerView, ConfigError
+from leadfl_pl.types import AttackerView, ConfigError, takes_stacks
 
 Task = tuple[Tensor, Tensor]  # images (B, C, H, W) in the scale the data module gives, labels (B,)
 Triggered = tuple[Tensor, Tensor, Tensor]  # images, labels the attacker wants, which count (B,)
@@ -21,6 +21,11 @@ class Attack:
     between the malicious clients, or from round to round, is decided by :meth:`local`. An attack
     on updates overrides :meth:`corrupt`. An attack that plants a backdoor overrides
     :meth:`trigger`, which evaluation uses.
+
+    With the mark of :func:`~leadfl_pl.types.takes_stacks`, :meth:`tasks` treats every example by
+    itself and is given several clients' batches end to end; :meth:`balance` is given losses (T, m)
+    and gradients (m, ...) of m clients, and returns weights (T, m); :meth:`project` is given
+    gradients (m, ...).
     """
 
     def check(self, image_shape: Sequence[int], num_classes: int) -> None:
@@ -30,14 +35,17 @@ class Attack:
         """The attack as one malicious client carries it out in one round."""
         return self
 
+    @takes_stacks
     def tasks(self, x: Tensor, y: Tensor) -> list[Task]:
         """The batches that a malicious client takes its gradient from, given its own batch."""
         return [(x, y)]
 
+    @takes_stacks
     def balance(self, losses: Tensor, gradients: list[list[Tensor]]) -> Tensor:
         """Weights (T,) of the T tasks; ``gradients[k]`` are those of task k, ``losses`` is (T,)."""
         return torch.ones_like(losses)
 
+    @takes_stacks
     def project(self, gradients: list[Tensor]) -> list[Tensor]:
         """The gradient of the local step, given the weighted sum over the tasks."""
         return gradients
@@ -102,10 +110,15 @@ def reference_updates(updates: Tensor, malicious: Tensor, omniscient: bool) -> T
 
 def overrides(attack: Attack, method: str) -> bool:
     """Whether the attack, or one that it wraps, does anything of its own in ``method``."""
+    return getattr(type(carrier(attack, method)), method) is not getattr(Attack, method)
+
+
+def carrier(attack: Attack, method: str) -> Attack:
+    """The attack, or the one that it wraps, whose own ``method`` is called in the end."""
     found = getattr(type(attack), method)
     if isinstance(attack, AttackWrapper) and found is getattr(AttackWrapper, method):
-        return overrides(attack.attack, method)
-    return found is not getattr(Attack, method)
+        return carrier(attack.attack, method)
+    return attack
 
 
 def require_class(attack: Attack, key: str, value: int, num_classes: int) -> None:

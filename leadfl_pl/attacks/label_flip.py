@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from leadfl_pl.attacks.base import Attack, Task, Triggered, require_class
-from leadfl_pl.types import ConfigError
+from leadfl_pl.types import ConfigError, takes_stacks
 
 
 class LabelFlip(Attack):
@@ -66,6 +66,7 @@ class LabelFlip(Attack):
             return self.num_classes - 1 - y
         return torch.where(y == self.source, torch.full_like(y, self.target), y)
 
+    @takes_stacks
     def tasks(self, x: Tensor, y: Tensor) -> list[Task]:
         return [(x, self.flip(y))]
 

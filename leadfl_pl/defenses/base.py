@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from leadfl_pl.types import ConfigError, LocalStep, require_choice
+from leadfl_pl.types import ConfigError, LocalStep, require_choice, takes_stacks
 
 ParameterChoice = Literal["all", "weights"]
 
@@ -19,12 +19,18 @@ class ClientDefense:
 
     A defense is stateless: what it remembers within a round is returned by :meth:`start` and
     :meth:`after_step` and handed back at the next step, so one object serves all clients.
+
+    :meth:`start`, :meth:`after_step` and :meth:`regulariser` may bear the mark of
+    :func:`~leadfl_pl.types.takes_stacks`: vectorised execution then calls them for many clients
+    at once, otherwise client by client.
     """
 
+    @takes_stacks
     def start(self, names: Sequence[str], params: list[Tensor]) -> Any:
         """The state at the start of a round; ``params`` is the global model W_{t,0}."""
         return None
 
+    @takes_stacks
     def after_step(self, step: LocalStep, state: Any) -> Any:
         """Changes ``step.params`` in place after local step i and returns the next state."""
         return state
@@ -33,8 +39,12 @@ class ClientDefense:
         """The update (d,) that is sent, given the one that local training gave."""
         return delta
 
+    @takes_stacks
     def regulariser(self, state: Any) -> Tensor | None:
-        """The penalty () of the last local step for logging; None for a defense without one."""
+        """The penalty () of the last local step for logging; None for a defense without one.
+
+        With :func:`~leadfl_pl.types.takes_stacks`, (m,) for m clients.
+        """
         return None
 
 
@@ -64,16 +74,29 @@ def clones(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [t.detach().clone() for t in tensors]
 
 
-def laplace_noise(like: list[Tensor], scale: float, generator: torch.Generator) -> list[Tensor]:
+def per_client(values: Tensor, like: Tensor) -> Tensor:
+    """``values`` (m,) in a shape that broadcasts over ``like`` (m, ...)."""
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
+def laplace_noise(
+    like: list[Tensor],
+    scale: float,
+    generator: torch.Generator,
+    generators: Sequence[torch.Generator] = (),
+) -> list[Tensor]:
     """Independent Laplace(0, scale) float32 draws, one tensor for each of ``like``.
 
-    By inversion, in one piece, so that the cost does not depend on the number of tensors.
+    By inversion, in one piece, so that the cost does not depend on the number of tensors. With
+    ``generators``, row i of each tensor comes from ``generators[i]``, as if it were alone.
     """
-    total = sum(t.numel() for t in like)
-    uniform = torch.empty(total, device=generator.device)
-    uniform.uniform_(torch.finfo(uniform.dtype).eps - 1, 1, generator=generator)
-    noise = uniform.abs().neg_().log1p_().mul_(-scale).copysign_(uniform)
-    parts = noise.split([t.numel() for t in like])
+    sizes = [t.numel() // max(1, len(generators)) for t in like]
+    uniform = torch.empty(max(1, len(generators)), sum(sizes), device=generator.device)
+    low = torch.finfo(uniform.dtype).eps - 1
+    for row, own in zip(uniform, generators or (generator,), strict=True):
+        row.uniform_(low, 1, generator=own)
+    noise = (1 - uniform.abs()).log_().mul_(-scale).copysign_(uniform)
+    parts = noise.split(sizes, dim=1)
     return [n.view_as(t) for n, t in zip(parts, like, strict=True)]
 
 

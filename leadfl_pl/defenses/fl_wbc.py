@@ -16,7 +16,7 @@ from leadfl_pl.defenses.base import (
     laplace_noise,
     pick,
 )
-from leadfl_pl.types import LocalStep
+from leadfl_pl.types import LocalStep, takes_stacks
 
 
 def mask_noise_(noise: list[Tensor], grads: list[Tensor], last_grads: list[Tensor]) -> None:
@@ -64,15 +64,17 @@ class FLWBC(LaplaceDefense):
         2. The released LeadFL code draws the noise with NumPy's global generator.
     """
 
+    @takes_stacks
     def start(self, names: Sequence[str], params: list[Tensor]) -> FLWBCState:
         return FLWBCState(chosen(names, self.parameters), None)
 
+    @takes_stacks
     def after_step(self, step: LocalStep, state: FLWBCState) -> FLWBCState:
         grads = pick(step.grads, state.where)
         forget = step.epoch_start and self.formulation == "released"
         if state.grads is not None and not forget:
             params = pick(step.params, state.where)
-            noise = laplace_noise(params, self.scale, step.generator)
+            noise = laplace_noise(params, self.scale, step.generator, step.generators)
             mask_noise_(noise, grads, state.grads)
             add_noise_(params, noise, step.lr)
         return FLWBCState(state.where, clones(grads))

@@ -13,7 +13,7 @@ from leadfl_pl.defenses.base import (
     laplace_noise,
     pick,
 )
-from leadfl_pl.types import LocalStep
+from leadfl_pl.types import LocalStep, takes_stacks
 
 
 class LDP(LaplaceDefense):
@@ -40,12 +40,15 @@ class LDP(LaplaceDefense):
            weights at every local step and gives no privacy guarantee.
     """
 
+    @takes_stacks
     def start(self, names: Sequence[str], params: list[Tensor]) -> list[int]:
         return chosen(names, self.parameters)
 
+    @takes_stacks
     def after_step(self, step: LocalStep, state: list[int]) -> list[int]:
         spared = step.epoch_start if self.formulation == "released" else step.step == 0
         if not spared:
             params = pick(step.params, state)
-            add_noise_(params, laplace_noise(params, self.scale, step.generator), step.lr)
+            noise = laplace_noise(params, self.scale, step.generator, step.generators)
+            add_noise_(params, noise, step.lr)
         return state

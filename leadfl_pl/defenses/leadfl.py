@@ -2,17 +2,45 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from leadfl_pl.defenses.base import ClientDefense, ParameterChoice, chosen, clones, pick
-from leadfl_pl.types import ConfigError, LocalStep, require_choice
+from leadfl_pl.defenses.base import (
+    ClientDefense,
+    ParameterChoice,
+    chosen,
+    clones,
+    per_client,
+    pick,
+)
+from leadfl_pl.types import ConfigError, LocalStep, require_choice, takes_stacks
 
 Norm = Literal["l2", "squared"]
 Formulation = Literal["report", "released"]
+
+
+def frobenius_norms(tensors: list[Tensor], stacked: bool) -> list[Tensor]:
+    """The norm () of each tensor; of stacked ones (m, ...) the norms (m,) of their rows."""
+    if stacked:
+        return [torch.linalg.vector_norm(t.reshape(len(t), -1), dim=1) for t in tensors]
+    return list(torch._foreach_norm(tensors))
+
+
+def divide_(tensors: list[Tensor], norms: list[Tensor]) -> None:
+    """Divides in place by what :func:`frobenius_norms` gave; 0 becomes the least positive number.
+
+    >>> v = [torch.tensor([3.0, 4.0])]
+    >>> divide_(v, frobenius_norms(v, stacked=False))
+    >>> v
+    [tensor([0.6000, 0.8000])]
+    """
+    safe = [n.clamp_min(torch.finfo(n.dtype).tiny) for n in norms]
+    pairs = zip(safe, tensors, strict=True)
+    torch._foreach_div_(tensors, [per_client(n, t) if n.ndim else n for n, t in pairs])
 
 
 def leadfl_gradient(
@@ -21,6 +49,7 @@ def leadfl_gradient(
     last_change: list[Tensor],
     clip: float,
     norm: Norm = "l2",
+    stacked: bool = False,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The clipped gradient R of the regulariser, elementwise in [-clip, clip].
 
@@ -33,6 +62,8 @@ def leadfl_gradient(
         last_change: dW_i = W_i - W_{i-1}, same shapes.
         clip: the clipping threshold q.
         norm: of ||V||_F or of 0.5 * ||V||_F^2.
+        stacked: every tensor is (m, ...), one row for each of m clients; so is R, and the norms
+            are (m,).
 
     Returns:
         R (the shapes of ``stepped``) and the Frobenius norms of V, one scalar tensor for each.
@@ -45,26 +76,31 @@ def leadfl_gradient(
     v = list(torch._foreach_sub(stepped, current))
     torch._foreach_sub_(v, last_change)
     torch._foreach_add_(v, 1.0)
-    norms = list(torch._foreach_norm(v))
+    norms = frobenius_norms(v, stacked)
     if norm == "l2":
-        torch._foreach_div_(v, [n.clamp_min(torch.finfo(n.dtype).tiny) for n in norms])
+        divide_(v, norms)
     torch._foreach_clamp_min_(v, -clip)
     torch._foreach_clamp_max_(v, clip)
     return v, norms
 
 
 def released_gradient(
-    stepped: list[Tensor], old: list[Tensor], memory: list[Tensor], lr: float
+    stepped: list[Tensor],
+    old: list[Tensor],
+    memory: list[Tensor],
+    lr: float,
+    stacked: bool = False,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Gradient S / ||S||_F of the released regulariser, and the norms.
 
-    S = W~ - W_old - G - eta, where eta is rounded to float32 as the released code rounds it.
+    S = W~ - W_old - G - eta, where eta is rounded to float32 as the released code rounds it. For
+    ``stacked`` see :func:`leadfl_gradient`.
     """
     s = list(torch._foreach_sub(stepped, old))
     torch._foreach_sub_(s, memory)
-    torch._foreach_sub_(s, torch.tensor(lr, dtype=torch.float32).item())
-    norms = list(torch._foreach_norm(s))
-    torch._foreach_div_(s, [n.clamp_min(torch.finfo(n.dtype).tiny) for n in norms])
+    torch._foreach_sub_(s, struct.unpack("f", struct.pack("f", lr))[0])
+    norms = frobenius_norms(s, stacked)
+    divide_(s, norms)
     return s, norms
 
 
@@ -143,10 +179,12 @@ class LeadFL(ClientDefense):
         self.formulation: Formulation = formulation
         self.parameters: ParameterChoice = "weights" if formulation == "released" else parameters
 
+    @takes_stacks
     def start(self, names: Sequence[str], params: list[Tensor]) -> LeadFLState:
         index = chosen(names, self.parameters)
         return LeadFLState(index, clones(pick(params, index)), None, [])
 
+    @takes_stacks
     def after_step(self, step: LocalStep, state: LeadFLState) -> LeadFLState:
         if self.formulation == "released":
             return self._after_step_released(step, state)
@@ -154,7 +192,7 @@ class LeadFL(ClientDefense):
         norms = state.norms
         if state.memory is not None:
             gradient, norms = leadfl_gradient(
-                params, state.weights, state.memory, self.clip, self.norm
+                params, state.weights, state.memory, self.clip, self.norm, bool(step.generators)
             )
             torch._foreach_add_(params, gradient, alpha=-step.lr * self.alpha)
         change = torch._foreach_sub(params, state.weights)
@@ -165,7 +203,9 @@ class LeadFL(ClientDefense):
         params, grads = pick(step.params, state.where), pick(step.grads, state.where)
         norms = state.norms
         if state.memory is not None and not step.epoch_start:
-            gradient, norms = released_gradient(params, state.weights, state.memory, step.lr)
+            gradient, norms = released_gradient(
+                params, state.weights, state.memory, step.lr, bool(step.generators)
+            )
             torch._foreach_add_(grads, gradient, alpha=self.alpha)
             torch._foreach_clamp_min_(step.grads, -self.clip)
             torch._foreach_clamp_max_(step.grads, self.clip)
@@ -173,9 +213,10 @@ class LeadFL(ClientDefense):
         torch._foreach_copy_(state.weights, params)
         return LeadFLState(state.where, state.weights, clones(grads), norms)
 
+    @takes_stacks
     def regulariser(self, state: LeadFLState) -> Tensor | None:
         if not state.norms:
             return None
-        norms = torch.stack(state.norms)
-        penalty = norms.sum() if self.norm == "l2" else 0.5 * norms.square().sum()
+        norms = torch.stack(state.norms)  # (tensors,), of m clients (tensors, m)
+        penalty = norms.sum(dim=0) if self.norm == "l2" else 0.5 * norms.square().sum(dim=0)
         return self.alpha * penalty

@@ -1,0 +1,182 @@
+"""Several processes, and several nodes, give the bits of one; a lost one stops all the others."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from devices_job import RUNS
+
+from leadfl_pl.strategy import RankLostError, deal, lost_ranks
+
+JOB = str(ROOT / "tests" / "devices_job.py")
+SOME = ["none", "leadfl", "skewed", "flame", "dba", "batch statistics"]
+
+
+def free_port() -> str:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return str(s.getsockname()[1])
+
+
+def start(folder: Path, names: list[str], ranks: int = 1, *launch: str) -> subprocess.Popen:
+    command = [sys.executable]
+    if ranks > 1 or launch:
+        command += ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), *launch]
+        command += [] if launch else ["--master-port", free_port()]
+    return subprocess.Popen(
+        [*command, JOB, str(folder), *names], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def results(process: subprocess.Popen) -> dict[str, str]:
+    out, err = process.communicate(timeout=400)
+    assert process.returncode == 0, err[-4000:]
+    (line,) = [text for text in out.splitlines() if text.startswith("RESULTS ")]
+    return json.loads(line.removeprefix("RESULTS "))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("devices")
+
+
+@pytest.fixture(scope="module")
+def one(folder: Path) -> dict[str, str]:
+    return results(start(folder, [*RUNS, "sparsefed:2"]))
+
+
+@pytest.fixture(scope="module")
+def two(folder: Path, one: dict[str, str]) -> dict[str, str]:
+    names = [*RUNS, "sparsefed:last", "leadfl released:2", "neurotoxin:2"]
+    return results(start(folder, names, 2))
+
+
+def test_the_runs_are_all_different(one: dict[str, str]) -> None:
+    assert len(set(one.values())) == len(one)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_give_the_bits_of_one(
+    name: str, one: dict[str, str], two: dict[str, str]
+) -> None:
+    assert two[name] == one[name]
+
+
+def test_three_processes_for_seven_clients_give_the_bits_of_one(
+    folder: Path, one: dict[str, str]
+) -> None:
+    found = results(start(folder, SOME, 3))
+    assert found == {name: one[name] for name in SOME}
+
+
+def test_a_checkpoint_of_one_process_goes_on_in_two(
+    one: dict[str, str], two: dict[str, str]
+) -> None:
+    assert two["sparsefed:last"] == one["sparsefed"] != one["sparsefed:2"]
+
+
+def test_a_checkpoint_of_two_processes_goes_on_in_one(
+    folder: Path, one: dict[str, str], two: dict[str, str]
+) -> None:
+    found = results(start(folder, ["leadfl released:last", "neurotoxin:last"]))
+    assert found["leadfl released:last"] == one["leadfl released"] != two["leadfl released:2"]
+    assert found["neurotoxin:last"] == one["neurotoxin"] != two["neurotoxin:2"]
+
+
+def test_two_nodes_give_the_bits_of_one(folder: Path, one: dict[str, str]) -> None:
+    port = free_port()
+    nodes = [
+        start(folder, ["leadfl", "fltrust"], 1, "--nnodes", "2", "--node-rank", str(rank),
+              "--master-addr", "127.0.0.1", "--master-port", port)
+        for rank in (0, 1)
+    ]  # fmt: skip
+    assert results(nodes[0]) == {name: one[name] for name in ("leadfl", "fltrust")}
+    assert nodes[1].wait(timeout=60) == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("victim", ["main", "other"])
+def test_a_lost_process_stops_the_run_with_one_sentence(victim: str, tmp_path: Path) -> None:
+    command = [
+        sys.executable, str(ROOT / "cli.py"), "fit", f"--config={ROOT}/configs/quickstart.yaml",
+        "--trainer.devices=2", "--trainer.max_epochs=100000", "--trainer.default_root_dir=run",
+        "--trainer.enable_model_summary=false",
+    ]  # fmt: skip
+    errors = tmp_path / "errors"
+    with errors.open("w") as file:
+        main = subprocess.Popen(
+            command, cwd=tmp_path, stderr=file, stdout=file, text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        wait_until(lambda: "round 3/" in errors.read_text(), 120)
+        (child,) = children(main.pid)
+        os.kill(main.pid if victim == "main" else child, signal.SIGKILL)
+        killed = time.monotonic()
+        wait_until(lambda: main.poll() is not None and not alive(child), 60)
+    assert time.monotonic() - killed < 60
+    said = errors.read_text()
+    assert said.count("error: another of the 2 processes of this run has stopped") == 1
+    assert "Traceback" not in said
+    resumed = subprocess.run(
+        [*command, "--ckpt_path=last", "--trainer.devices=1", "--trainer.max_epochs=4"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert resumed.returncode == 0, resumed.stderr
+
+
+def wait_until(condition, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.2)
+
+
+def children(pid: int) -> list[int]:
+    return [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7, 12])
+def test_clients_are_dealt_out_once_longest_first_to_the_least_loaded(world_size: int) -> None:
+    rng = torch.Generator().manual_seed(world_size)
+    costs = (100 * torch.rand(10, generator=rng) ** 3).tolist()
+    hands = deal(costs, world_size)
+    dealt = [p for hand in hands for p in hand if p is not None]
+    assert sorted(dealt) == list(range(10))
+    assert {len(hand) for hand in hands} == {-(-10 // world_size)}
+    for early, late in itertools.pairwise(zip(*hands, strict=True)):
+        assert min(costs[p] for p in early) >= max(costs[p] for p in late if p is not None)
+
+    def longest(hands: list[list[int | None]]) -> float:
+        return max(sum(costs[p] for p in hand if p is not None) for hand in hands)
+
+    in_order = [list(range(rank, 10, world_size)) for rank in range(world_size)]
+    assert longest(hands) <= longest(in_order)
+
+
+def test_an_error_of_ones_own_is_not_taken_for_a_lost_process() -> None:
+    with pytest.raises(RuntimeError, match="shapes do not match"), lost_ranks(2):
+        raise RuntimeError("shapes do not match")
+    with pytest.raises(RankLostError, match="another of the 2 processes"), lost_ranks(2):
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:545] Connection reset by peer")
+    with pytest.raises(RuntimeError, match="reset by peer") as caught, lost_ranks(1):
+        raise RuntimeError("Connection reset by peer")
+    assert not isinstance(caught.value, RankLostError)
