@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from leadfl_pl.metrics import AverageOverRounds, BackdoorAccuracy
 from leadfl_pl.plots import plot_accuracies, plot_label_shares
 from leadfl_pl.provenance import describe as describe_setting
 from leadfl_pl.provenance import provenance
-from leadfl_pl.records import FACTS, FIGURE, ROUNDS, SPLIT, cells, summary, write_rows
+from leadfl_pl.records import FACTS, FIGURE, ROUNDS, SPLIT, cells, summary, write_facts, write_rows
 from leadfl_pl.splits import label_counts
 from leadfl_pl.splits import summary as split_summary
 
@@ -223,14 +222,17 @@ class RunReport(Callback):
         if self.folder is None:
             return
         facts = provenance(federation.seed) | {"clients_per_round": federation.clients_per_round}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / FACTS).write_text(json.dumps(facts | {"split": split}, indent=2) + "\n")
+        self.facts = facts | {"split": split}
+        write_facts(self.folder, self.facts)
         plot_label_shares(label_counts(labels, parts)).savefig(self.folder / SPLIT, dpi=150)
 
     @rank_zero_only
     def on_fit_end(self, trainer: Any, pl_module: LightningModule) -> None:
         if not self.rows or self.folder is None:
             return
+        if trainer.stopped_by is not None:
+            write_facts(self.folder, self.facts | {"stopped_by": trainer.stopped_by.name})
+        write_rows(self.folder, self.rows)  # also where no round was left to run
         majority = trainer.federation.clients_per_round / 2
         plot_accuracies(self.rows, majority).savefig(self.folder / FIGURE, dpi=150)
         numbers = summary(self.rows, majority)

@@ -10,6 +10,7 @@ import traceback
 import warnings
 from importlib import import_module
 from pathlib import Path
+from signal import SIGINT
 from typing import Any, NoReturn
 
 from lightning.pytorch import LightningModule, Trainer
@@ -18,13 +19,14 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from leadfl_pl.aggregators import Aggregator
 from leadfl_pl.attacks import Attack
+from leadfl_pl.checkpoints import is_federated, read_checkpoint, refusal
 from leadfl_pl.client import FederatedClient
 from leadfl_pl.data import FederatedDataModule
 from leadfl_pl.defenses import ClientDefense
 from leadfl_pl.schedules import Schedule
 from leadfl_pl.splits import Split
 from leadfl_pl.strategy import RankLostError
-from leadfl_pl.trainer import FederatedTrainer
+from leadfl_pl.trainer import DiskFullError, FederatedTrainer
 from leadfl_pl.types import ConfigError
 
 TRACEBACK_VARIABLE = "LEADFL_PL_TRACEBACK"
@@ -109,6 +111,8 @@ def _known(base: type) -> list[str]:
 class FederatedCLI(LightningCLI):
     """``LightningCLI`` for a :class:`FederatedTrainer`."""
 
+    trainer: FederatedTrainer
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(
             FederatedClient,
@@ -123,22 +127,30 @@ class FederatedCLI(LightningCLI):
             **kwargs,
         )
 
-    def before_instantiate_classes(self) -> None:
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Looks at the checkpoint before Lightning reads settings of the model from it."""
+        super().parse_arguments(parser, args)
         path = self.config[self.config.subcommand].get("ckpt_path")
-        if path not in (None, "last", "best", "hpc", "registry") and not Path(path).is_file():
+        if path in (None, "last", "best", "hpc", "registry"):
+            return
+        if not Path(path).is_file():
             raise ConfigError(f"ckpt_path must be a checkpoint or last, got ckpt_path = {path}")
+        checkpoint = read_checkpoint(Path(path))
+        if self.config.subcommand == "fit" and not is_federated(checkpoint):
+            raise refusal(Path(path), "it was not written by a FederatedTrainer")
 
 
 def main(args: list[str] | None = None) -> int:
     """Runs the command line; a configuration that cannot work is one sentence on stderr.
 
     Returns:
-        0; 2 for a wrong configuration; 1 where another process of the run is gone. Set
-        ``LEADFL_PL_TRACEBACK=1`` to see where it arose.
+        0; 2 for a wrong configuration; 1 where another process of the run is gone, or a disk is
+        full; 143 where SIGTERM and 130 where Ctrl-C stopped the run, after a round or, asked
+        twice, at once. Set ``LEADFL_PL_TRACEBACK=1`` to see where an error arose.
     """
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)")
     try:
-        FederatedCLI(args=args)
+        trainer = FederatedCLI(args=args).trainer
     except (ValueError, MisconfigurationException) as error:
         cause = _configuration_error(error)
         if cause is None:
@@ -147,11 +159,17 @@ def main(args: list[str] | None = None) -> int:
             traceback.print_exc()
         print(f"error: {cause}", file=sys.stderr)
         return 2
-    except RankLostError as error:
+    except (RankLostError, DiskFullError) as error:
         if os.environ.get(TRACEBACK_VARIABLE):
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning's way to end on Ctrl-C
+            return 128 + SIGINT
+        raise
+    if trainer.stopped_by is not None and trainer.is_global_zero:  # else the launcher kills rank 0
+        return 128 + trainer.stopped_by
     return 0
 
 

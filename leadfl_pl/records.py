@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from leadfl_pl.atomic import write_whole
 from leadfl_pl.types import Row
 
 ROUNDS, FACTS, FIGURE, SPLIT = "rounds.csv", "run.json", "accuracy.png", "split.png"
@@ -31,12 +32,17 @@ def write_rows(folder: Path, rows: Sequence[Row]) -> None:
     """Writes ``rounds.csv``, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    partial = folder / f"{ROUNDS}.part"
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, keys)
-        writer.writeheader()
-        writer.writerows({**row, "round": int(row["round"])} for row in rows)
-    os.replace(partial, folder / ROUNDS)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, keys)
+    writer.writeheader()
+    writer.writerows({**row, "round": int(row["round"])} for row in rows)
+    write_whole(folder / ROUNDS, text.getvalue().encode())
+
+
+def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Writes ``run.json``, whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / FACTS, (json.dumps(dict(facts), indent=2) + "\n").encode())
 
 
 def read_run(folder: Path) -> Run:

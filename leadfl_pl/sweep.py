@@ -88,7 +88,8 @@ def _finished(folder: Path, parts: list[str]) -> bool:
         return False
     program = next(i for i, part in enumerate(parts) if part.endswith(".py"))
     flags = " ".join(parts[program + 1 :])
-    return (run.folder / FIGURE).is_file() and run.facts["command"].endswith(f".py {flags}")
+    ended = (run.folder / FIGURE).is_file() and "stopped_by" not in run.facts
+    return ended and run.facts["command"].endswith(f".py {flags}")
 
 
 def main(args: list[str] | None = None) -> int:

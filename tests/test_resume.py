@@ -152,10 +152,10 @@ def test_a_checkpoint_written_during_evaluation_does_not_run_its_round_twice(
 
 def test_a_checkpoint_loads_with_weights_only_and_into_a_plain_client(tmp_path: Path) -> None:
     state, _ = run(tmp_path, fl.LeadFL(), fl.MultiKrum())
-    loaded = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    loaded = torch.load(tmp_path / "checkpoints" / "version_0" / "last.ckpt", weights_only=True)
     assert loaded["global_step"] == ROUNDS
     client = fl.LeadFLClient.load_from_checkpoint(
-        tmp_path / "checkpoints" / "last.ckpt", model=small_client().model
+        tmp_path / "checkpoints" / "version_0" / "last.ckpt", model=small_client().model
     )
     assert torch.equal(weights(client), state)
 

@@ -97,7 +97,7 @@ def test_a_run_goes_on_with_its_own_split_only() -> None:
 def test_a_checkpoint_may_be_tested_with_any_split() -> None:
     trainer = fit(fl.Shards(2), enable_checkpointing=True, default_root_dir="run")
     found = trainer.test(
-        small_client(), datamodule=SmallImages(), ckpt_path="run/checkpoints/last.ckpt"
+        small_client(), datamodule=SmallImages(), ckpt_path="run/checkpoints/version_0/last.ckpt"
     )
     assert "test/clean_accuracy" in found[0]
 

@@ -1,0 +1,76 @@
+"""What a FederatedTrainer adds to the arguments of a Trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.plugins import CheckpointIO
+
+from leadfl_pl.callbacks import BackdoorEvaluation, RoundProgressBar, RunReport
+from leadfl_pl.checkpoints import RoundCheckpoint, WholeCheckpointIO
+from leadfl_pl.federation import Federation
+from leadfl_pl.runs import RunLogger
+
+
+def device_count(kwargs: dict[str, Any]) -> int:
+    """How many processes the Trainer would run, over all nodes."""
+    devices, accelerator = kwargs.get("devices"), kwargs.get("accelerator")
+    if isinstance(devices, (list, tuple)):
+        count = len(devices)
+    elif str(devices) in ("None", "auto", "-1"):
+        uses_gpus = accelerator in (None, "auto", "gpu", "cuda")
+        count = max(1, torch.cuda.device_count()) if uses_gpus else 1
+    elif "," in str(devices):
+        count = len([index for index in str(devices).split(",") if index.strip()])
+    else:
+        count = int(str(devices))
+    return count * int(kwargs.get("num_nodes") or 1)
+
+
+def with_csv(kwargs: dict[str, Any], root: str) -> list[Logger] | bool:
+    """The loggers of the run: CSV, and what else was given."""
+    given = kwargs.get("logger")
+    if given is False or kwargs.get("fast_dev_run"):
+        return False
+    loggers: list[Logger] = list(given) if isinstance(given, (list, tuple)) else []
+    if isinstance(given, Logger):
+        loggers = [given]
+    csv = [logger for logger in loggers if isinstance(logger, CSVLogger)]
+    others = [logger for logger in loggers if not isinstance(logger, CSVLogger)]
+    return [*(csv or [RunLogger(root)]), *others]  # the first one's is log_dir
+
+
+def with_callbacks(kwargs: dict[str, Any], federation: Federation, root: Path) -> list[Callback]:
+    """The callbacks given, and of each kind that a run needs one."""
+    given = kwargs.get("callbacks") or []
+    callbacks: list[Callback] = list(given) if isinstance(given, (list, tuple)) else [given]
+
+    def lacks(kind: type[Callback]) -> bool:
+        return not any(isinstance(c, kind) for c in callbacks)
+
+    bar = kwargs.get("enable_progress_bar")
+    if bar in (None, True) and lacks(ProgressBar):
+        callbacks.append(RoundProgressBar())
+    if federation.attack is not None and lacks(BackdoorEvaluation):
+        callbacks.append(BackdoorEvaluation(federation.attack))
+    if kwargs.get("fast_dev_run"):
+        return callbacks
+    if lacks(RunReport):
+        callbacks.append(RunReport())
+    if kwargs.get("enable_checkpointing") is not False and lacks(RoundCheckpoint):
+        callbacks.append(RoundCheckpoint(root))
+    return callbacks
+
+
+def with_checkpoint_io(kwargs: dict[str, Any]) -> list[Any]:
+    """The plugins given, and the one that writes checkpoints whole unless another does."""
+    given = kwargs.get("plugins") or []
+    plugins = list(given) if isinstance(given, (list, tuple)) else [given]
+    of_strategy = getattr(kwargs.get("strategy"), "_checkpoint_io", None)
+    if of_strategy is not None or any(isinstance(p, CheckpointIO) for p in plugins):
+        return plugins
+    return [*plugins, WholeCheckpointIO()]

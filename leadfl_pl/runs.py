@@ -1,0 +1,86 @@
+"""Folders of a run's own: ``logs/version_N`` and ``checkpoints/version_N`` under one root.
+
+A fresh run has the same N in both. A run that goes on has new logs, with all its rounds in them,
+and keeps its folder of checkpoints.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+LOGS, CHECKPOINTS, VERSION = "logs", "checkpoints", "version_"
+LAST = "last.ckpt"
+
+
+def number_of(folder: Path) -> int:
+    """The N of ``version_N``; -1 for any other name.
+
+    >>> number_of(Path("logs/version_3")), number_of(Path("logs/old"))
+    (3, -1)
+    """
+    number = folder.name.removeprefix(VERSION)
+    return int(number) if folder.name.startswith(VERSION) and number.isdecimal() else -1
+
+
+def next_number(root: Path) -> int:
+    """The first N after all that are taken under ``root``."""
+    taken = [*(root / LOGS).glob(f"{VERSION}*"), *(root / CHECKPOINTS).glob(f"{VERSION}*")]
+    return max((number_of(folder) for folder in taken), default=-1) + 1
+
+
+def claim(folder: Path, number: int) -> Path:
+    """Makes ``folder/version_N``, N the first from ``number`` on that no other run has."""
+    folder.mkdir(parents=True, exist_ok=True)
+    while True:
+        try:
+            (claimed := folder / f"{VERSION}{number}").mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return claimed
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Whether ``folder`` is one that :func:`claim` made for checkpoints."""
+    folder = folder.absolute()
+    return folder.parent.name == CHECKPOINTS and number_of(folder) >= 0
+
+
+def touch(folder: Path) -> None:
+    """Makes the run in ``folder`` the newest."""
+    os.utime(folder)
+
+
+def last_checkpoint(root: Path) -> Path | None:
+    """The last checkpoint of the run under ``root`` that was started or saved last, if any."""
+    runs = [f for f in (root / CHECKPOINTS).glob(f"{VERSION}*") if number_of(f) >= 0]
+    if not runs:
+        return None
+    newest = max(runs, key=lambda folder: (folder.stat().st_mtime_ns, number_of(folder)))
+    return newest / LAST if (newest / LAST).exists() else None
+
+
+class RunLogger(CSVLogger):
+    """CSV under ``root/logs/version_N``, in a folder that no other run has, started at once or not.
+
+    Args:
+        root: the Trainer's ``default_root_dir``.
+    """
+
+    def __init__(self, root: str) -> None:
+        super().__init__(root, name=LOGS)
+        self.number: int | None = None
+
+    @property
+    def version(self) -> int:
+        """The run's N, from the first time that it is asked for."""
+        if self.number is None:
+            number = next_number(Path(self.save_dir))
+            if getattr(rank_zero_only, "rank", 0) != 0:
+                return number  # rank zero has the folder, and tells its name
+            self.number = number_of(claim(Path(self.root_dir), number))
+        return self.number
