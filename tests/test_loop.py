@@ -373,6 +373,16 @@ def test_other_precisions_run(precision: str) -> None:
     assert bool(weights(client).isfinite().all())
 
 
+def test_mixed_precision_uses_the_weights_of_every_step() -> None:
+    start, moved = weights(small_client()), {}
+    for precision in ("32-true", "bf16-mixed"):
+        client = small_client()
+        fit(client, precision=precision, rounds=1, federation={"local_epochs": 8})
+        moved[precision] = weights(client) - start
+    exact, mixed = moved["32-true"], moved["bf16-mixed"]
+    assert float((mixed - exact).norm()) < 0.1 * float(exact.norm())
+
+
 def test_evaluation_in_train_mode_sees_every_batch_on_every_rank() -> None:
     module = SmallImages(eval_batch_size=20)
     module.setup()
