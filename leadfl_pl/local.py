@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -12,7 +13,6 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.optim import Optimizer
 
-from leadfl_pl.aggregators import Aggregator
 from leadfl_pl.attacks import Attack
 from leadfl_pl.client import FederatedClient, MaliciousClient
 from leadfl_pl.data import FederatedDataModule, ImageSet
@@ -31,6 +31,10 @@ class GlobalModel(NamedTuple):
     theta: Tensor  # (d,)
     buffers: Tensor  # (b,)
     kept: list[Tensor]  # counters
+
+
+class ClientFailed(UserWarning):
+    """A client raised in its local training and is left out of the round."""
 
 
 class LocalTraining:
@@ -63,6 +67,7 @@ class LocalTraining:
         self.federation = federation
         self.trainer = trainer
         self.momenta = momenta
+        self.last_error: Exception | None = None  # of a client of this rank
         self.seed = federation.seed or 0
         self.vector = ModelVector(client.model, federation.measure)
         self.row_dtype = torch.promote_types(self.vector.dtype, torch.float32)
@@ -90,6 +95,18 @@ class LocalTraining:
 
     def prepare(self, cohort: Cohort, positions: Sequence[int], last_update: Tensor | None) -> None:
         """Called before the clients at ``positions`` of the cohort, this rank's, are trained."""
+
+    def attempt(self, cohort: Cohort, position: int, last_update: Tensor | None) -> Tensor:
+        """:meth:`train`, or, if the client raises, an empty row, which the door rejects."""
+        try:
+            return self.train(cohort, position, last_update)
+        except ConfigError:
+            raise
+        except Exception as error:
+            self.last_error = error
+            client = f"client {cohort.client_ids[position]} in round {cohort.round}"
+            warnings.warn(f"{client} raised {error!r} and is left out", ClientFailed, stacklevel=2)
+            return self.empty_row()
 
     def train(self, cohort: Cohort, position: int, last_update: Tensor | None) -> Tensor:
         """Trains the client at ``position`` of the cohort and returns its packed update.
@@ -203,33 +220,3 @@ def write_momentum(optimizer: Optimizer, vector: Tensor) -> None:
     if vector.numel():
         for p, part in zip(params, vector.split([p.numel() for p in params]), strict=True):
             optimizer.state[p]["momentum_buffer"] = part.view_as(p).to(p, copy=True)
-
-
-def check_network(client: FederatedClient, datamodule: FederatedDataModule) -> None:
-    """Raises unless the network turns the data's images into one logit a class."""
-    x, _ = client.trainer.precision_plugin.convert_input(next(iter(datamodule.val_dataloader())))
-    training = client.training
-    try:
-        with torch.no_grad():
-            shape = client.eval()(x[:1].to(client.device)).shape
-    except RuntimeError as error:
-        raise ConfigError(
-            f"model.model = {type(client.model).__name__} must take images of shape "
-            f"{tuple(datamodule.image_shape)}, the shape of {type(datamodule).__name__}: {error}"
-        ) from error
-    finally:
-        client.train(training)
-    if tuple(shape) != (1, datamodule.num_classes):
-        raise ConfigError(
-            f"model.model = {type(client.model).__name__} must give {datamodule.num_classes} "
-            f"logits an image, one a class, got an output of shape {tuple(shape)[1:]}"
-        )
-
-
-def check_root(aggregator: Aggregator, datamodule: FederatedDataModule) -> None:
-    """Raises unless the training set has the examples that the rule's root data set takes."""
-    if aggregator.root_size > (available := len(datamodule.train_set.labels)):
-        raise ConfigError(
-            f"{type(aggregator).__name__}: root_size must be <= {available}, the number of "
-            f"training examples, got root_size = {aggregator.root_size}"
-        )

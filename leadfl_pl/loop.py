@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -16,15 +14,12 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
+from leadfl_pl.checks import check_run, check_same, settings
 from leadfl_pl.client import FederatedClient
-from leadfl_pl.data import FederatedDataModule
 from leadfl_pl.federation import Aggregate, Federation, round_metrics
-from leadfl_pl.local import check_network, check_root
-from leadfl_pl.provenance import describe
 from leadfl_pl.rng import derive_seed
 from leadfl_pl.strategy import deal, lost_ranks
 from leadfl_pl.types import ClientUpdate, Cohort, ConfigError
-from leadfl_pl.vector import ModelVector
 from leadfl_pl.vectorised import local_training
 
 if TYPE_CHECKING:
@@ -41,10 +36,6 @@ class ClientTask(NamedTuple):
 
 class FailedRoundsError(RuntimeError):
     """More rounds in a row than ``max_failures`` had too few well-formed updates."""
-
-
-class ClientFailed(UserWarning):
-    """A client raised in its local training and is left out of the round."""
 
 
 class FederatedLoop(_FitLoop):
@@ -70,7 +61,6 @@ class FederatedLoop(_FitLoop):
         self.federation = federation
         self.rounds_done = 0
         self.failures = 0  # rounds in a row without an aggregate
-        self.last_error: Exception | None = None  # of a client of this rank
         self.last_update: Tensor | None = None  # (d,) the server's last step
         self.momenta: dict[int, Tensor] = {}  # by client id, with carry_momentum
         self.execution: str | None = None  # of this run, once it has been chosen
@@ -108,27 +98,11 @@ class FederatedLoop(_FitLoop):
                 if position is None:  # the same collectives on every rank
                     rows.append(self.local.empty_row())
                 else:
-                    rows.append(self.train_client(cohort, position))
+                    rows.append(self.local.attempt(cohort, position, self.last_update))
         gathered = self.trainer.strategy.all_gather(torch.stack(rows)).flatten(end_dim=-2)
         places = [position for hand in hands for position in hand]
         received = {p: row for p, row in zip(places, gathered, strict=True) if p is not None}
         return [self.local.unpack(received[p], c) for p, c in enumerate(cohort.client_ids)]
-
-    def train_client(self, cohort: Cohort, position: int) -> Tensor:
-        """The packed update of one client; an empty one, which the door rejects, if it raises."""
-        try:
-            return self.local.train(cohort, position, self.last_update)
-        except ConfigError:
-            raise
-        except Exception as error:
-            self.last_error = error
-            client_id = cohort.client_ids[position]
-            warnings.warn(
-                f"client {client_id} in round {cohort.round} raised {error!r} and is left out",
-                ClientFailed,
-                stacklevel=2,
-            )
-            return self.local.empty_row()
 
     def aggregate(self, received: list[ClientUpdate], cohort: Cohort) -> Aggregate:
         """The rule's aggregate; a step of zero if too few updates are left for it."""
@@ -143,7 +117,7 @@ class FederatedLoop(_FitLoop):
                     f"round {cohort.round}: {error}. This was the round number {self.failures} in "
                     f"a row without an aggregate, and max_failures = {self.federation.max_failures}"
                     ". Lower the learning rate, or choose a rule that needs fewer updates"
-                ) from (self.last_error or error)
+                ) from (self.local.last_error or error)
             rank_zero_warn(f"round {cohort.round} keeps the old model: {error}")
             theta = self.local.vector.read()
             return Aggregate(torch.zeros_like(theta), None, theta.new_empty(0, dtype=torch.long))
@@ -198,18 +172,7 @@ class FederatedLoop(_FitLoop):
         if self._combined_loader is not None:
             return
         trainer, federation = self.trainer, self.federation
-        module, datamodule = trainer.lightning_module, getattr(trainer, "datamodule", None)
-        if not isinstance(module, FederatedClient):
-            raise ConfigError(f"model must be a FederatedClient, got {type(module).__name__}")
-        if not isinstance(datamodule, FederatedDataModule):
-            raise ConfigError(
-                f"data must be a FederatedDataModule, got {type(datamodule).__name__}"
-            )
-        if federation.attack is not None:
-            federation.attack.check(datamodule.image_shape, datamodule.num_classes)
-        check_network(module, datamodule)
-        federation.aggregator.check_size(ModelVector(module.model, federation.measure).d)
-        check_root(federation.aggregator, datamodule)
+        module, datamodule = check_run(trainer, federation)
         datamodule.to(self._device)
         federation.aggregator.to(self._device)
         self.local = local_training(
@@ -224,7 +187,7 @@ class FederatedLoop(_FitLoop):
     def on_save_checkpoint(self) -> dict[str, Any]:
         return super().on_save_checkpoint() | {
             "rounds_done": self.rounds_done,
-            "settings": self._settings(),
+            "settings": settings(self.federation, self.trainer),
             "aggregator": self.federation.aggregator.state_dict(),
             "failures": self.failures,
             "execution": self.execution,
@@ -235,12 +198,7 @@ class FederatedLoop(_FitLoop):
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
         super().on_load_checkpoint(state_dict)
-        for key, value in self._settings().items():
-            if (saved := state_dict["settings"].get(key)) != value:
-                raise ConfigError(
-                    f"{key} must be {saved}, as in the checkpoint, to go on with its run, "
-                    f"got {key} = {value}"
-                )
+        check_same(state_dict["settings"], settings(self.federation, self.trainer))
         self.rounds_done = state_dict["rounds_done"]
         self.failures = state_dict["failures"]
         self.execution = state_dict["execution"]
@@ -253,13 +211,6 @@ class FederatedLoop(_FitLoop):
         if isinstance(module, FederatedClient):
             metrics = state_dict["round_metrics"]
             module.round_metrics = {k: v.to(device) for k, v in metrics.items()}
-
-    def _settings(self) -> dict[str, Any]:
-        """What must not change between the start of a run and its end, readable."""
-        settings = {f.name: getattr(self.federation, f.name) for f in fields(self.federation)}
-        client = self.trainer.lightning_module
-        settings |= {k: getattr(client, k, None) for k in ("defense", "lr", "momentum")}
-        return {key: describe(value) for key, value in settings.items()}
 
     def on_advance_end(self) -> None:
         """Ends the round, and the run with it if a signal asked for that."""

@@ -36,7 +36,7 @@ LAYERS = [
         "runs",
     },
     {"client", "federation", "callbacks", "checkpoints", "data"},
-    {"local", "strategy", "defaults", "vectorised"},
+    {"local", "checks", "strategy", "defaults", "vectorised"},
     {"loop"},
     {"trainer"},
     {"command_line", "report", "sweep"},
