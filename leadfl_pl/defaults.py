@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,47 @@ from leadfl_pl.callbacks import BackdoorEvaluation, RoundProgressBar, RunReport
 from leadfl_pl.checkpoints import RoundCheckpoint, WholeCheckpointIO
 from leadfl_pl.federation import Federation
 from leadfl_pl.runs import RunLogger
+
+
+def processes(cores: int, clients: int) -> int:
+    """The fewest single-threaded processes that train ``clients`` in as few waves as ``cores`` can.
+
+    >>> [processes(cores, clients=10) for cores in (1, 2, 8, 64)]
+    [1, 2, 5, 10]
+    """
+    waves = -(-clients // max(1, min(cores, clients)))
+    return -(-clients // waves)
+
+
+def usable_cores() -> int:
+    """The cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def with_devices(kwargs: dict[str, Any], federation: Federation) -> Any:
+    """``devices``; of "auto" on a CPU, as many single-threaded processes as serve the cohort.
+
+    One thread each: then the digits do not depend on the number of cores. Within a launcher's or a
+    notebook's process, and with several nodes, "auto" is what Lightning makes of it.
+    """
+    devices = kwargs.get("devices")
+    on_cpu = kwargs.get("accelerator") == "cpu" or (
+        kwargs.get("accelerator") in (None, "auto") and not torch.accelerator.is_available()
+    )
+    launched = any(name in os.environ for name in ("LOCAL_RANK", "SLURM_JOB_ID", "WORLD_SIZE"))
+    single_node = int(kwargs.get("num_nodes") or 1) == 1
+    if devices != "auto" or not on_cpu or not single_node or hasattr(sys, "ps1"):
+        return devices
+    if launched and "LEADFL_PL_PROCESSES" not in os.environ:
+        return devices
+    count = processes(usable_cores(), federation.clients_per_round)
+    os.environ["LEADFL_PL_PROCESSES"] = str(count)  # the processes that Lightning starts look here
+    if "OMP_NUM_THREADS" not in os.environ:
+        os.environ["OMP_NUM_THREADS"] = "1"
+        torch.set_num_threads(1)
+    return count
 
 
 def device_count(kwargs: dict[str, Any]) -> int:

@@ -20,7 +20,13 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from leadfl_pl.atomic import full_disk
 from leadfl_pl.checkpoints import RoundCheckpoint, check_fits
-from leadfl_pl.defaults import device_count, with_callbacks, with_checkpoint_io, with_csv
+from leadfl_pl.defaults import (
+    device_count,
+    with_callbacks,
+    with_checkpoint_io,
+    with_csv,
+    with_devices,
+)
 from leadfl_pl.federation import Federation
 from leadfl_pl.loop import FederatedLoop
 from leadfl_pl.runs import last_checkpoint
@@ -42,7 +48,8 @@ class FederatedTrainer(Trainer):
     end. A fresh run has folders of its own, ``logs/version_N`` and ``checkpoints/version_N`` under
     ``default_root_dir``; ``ckpt_path="last"`` goes on with the newest run, from round 0 if it finds
     none. SIGTERM and Ctrl-C end ``fit`` after the running round and leave their name in
-    ``stopped_by``.
+    ``stopped_by``. ``devices="auto"`` on a CPU is as many single-threaded processes as serve a
+    round's cohort.
 
     Args:
         federation: schedule, attack, rule and server step.
@@ -66,6 +73,8 @@ class FederatedTrainer(Trainer):
         kwargs["num_sanity_val_steps"] = kwargs.get("num_sanity_val_steps") or 0
         kwargs["log_every_n_steps"] = kwargs.get("log_every_n_steps") or 1
         kwargs["logger"] = with_csv(kwargs, root)
+        if "devices" in kwargs:
+            kwargs["devices"] = with_devices(kwargs, federation)
         if kwargs.get("strategy") in (None, "auto") and device_count(kwargs) != 1:
             kwargs["strategy"] = FederatedStrategy()
         kwargs["callbacks"] = with_callbacks(kwargs, federation, Path(root))

@@ -177,10 +177,13 @@ def test_the_script_prints_help_and_exits_with_the_code(tmp_path: Path) -> None:
     assert "Traceback" not in wrong.stderr
 
 
-def test_two_devices_give_the_bits_of_one() -> None:
-    script = [sys.executable, str(ROOT / "cli.py"), *QUICKSTART, *TINY, "--trainer.devices=2",
-              "--trainer.default_root_dir=two"]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+@pytest.mark.parametrize("devices", ["2", "auto"])
+def test_several_devices_give_the_bits_of_one(devices: str) -> None:
+    script = [sys.executable, str(ROOT / "cli.py"), *QUICKSTART, *TINY,
+              f"--trainer.devices={devices}", "--trainer.default_root_dir=two"]  # fmt: skip
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    if devices != "auto":  # which takes one thread by itself
+        environment["OMP_NUM_THREADS"] = "1"
     done = subprocess.run(script, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
     assert main([*QUICKSTART, *TINY]) == 0

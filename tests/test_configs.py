@@ -40,6 +40,7 @@ TINY = [
     "--trainer.max_epochs=2",
     "--trainer.federation.local_epochs=1",
     "--trainer.accelerator=cpu",
+    "--trainer.devices=1",
     "--trainer.enable_progress_bar=false",
     "--trainer.enable_model_summary=false",
     "--trainer.default_root_dir=run",
