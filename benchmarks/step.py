@@ -65,7 +65,7 @@ def federated(defense: fl.ClientDefense) -> Callable[[], None]:
     trainer.fit(fl.FederatedClient(fl.FashionMNISTNet(), defense), RandomImages(batch_size=BATCH))
     cohort = fl.Cohort(0, (0,), (False,))
     trainer.training = True
-    return lambda: trainer.fit_loop.local.train(cohort, 0)
+    return lambda: trainer.fit_loop.local.train(cohort, 0, None)
 
 
 class Quiet(fl.RunReport):

@@ -79,6 +79,7 @@ from leadfl_pl.types import (
     LocalStep,
     Population,
     ServerContext,
+    takes_stacks,
 )
 from leadfl_pl.version import __version__
 
@@ -174,4 +175,5 @@ __all__ = [
     "__version__",
     "leadfl_gradient",
     "stack_states",
+    "takes_stacks",
 ]

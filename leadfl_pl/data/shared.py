@@ -28,7 +28,7 @@ def share(tensors: Sequence[Tensor], trainer: Trainer) -> list[Tensor]:
     if trainer.world_size == 1:
         return list(tensors)
     token = strategy.broadcast(secrets.token_hex(8), src=0)
-    path = Path(tempfile.gettempdir()) / f"leadfl_pl-{token}"
+    path = Path(tempfile.gettempdir()) / f"leadfl_pl-{token}-{trainer.node_rank}"
     is_first = trainer.local_rank == 0
     try:
         if is_first:
