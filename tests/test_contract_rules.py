@@ -15,6 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import leadfl_pl as fl
+from leadfl_pl.aggregators import base
+from leadfl_pl.aggregators.base import MeanOfSelected
 
 
 class Rule(NamedTuple):
@@ -106,7 +108,7 @@ def subclasses(base: type) -> set[type]:
 def test_every_rule_of_the_package_has_a_line() -> None:
     known = {c for c in subclasses(fl.Aggregator) if c.__module__.startswith("leadfl_pl.")}
     tested = {type(rule.make()) for rule in RULES.values()}
-    assert known - {fl.Aggregator} == tested
+    assert known - {fl.Aggregator, MeanOfSelected} == tested
     assert all(getattr(fl, c.__name__) is c for c in tested)
 
 
@@ -214,6 +216,14 @@ def test_a_fresh_rule_with_its_memory_goes_on_alike(name: str) -> None:
     second.load_state_dict(first.state_dict())
     args = stack(1), None, server(stack(1))
     assert torch.equal(first(*args), second(*args))
+
+
+@pytest.mark.parametrize("name", ["Krum", "MultiKrum", "ReleasedBulyan"])
+def test_a_large_stack_that_is_not_copied_gives_the_same(name: str, monkeypatch) -> None:
+    updates = stack(11)
+    expected = call(name, updates)
+    monkeypatch.setattr(base, "LARGE", 1)
+    torch.testing.assert_close(call(name, updates), expected)
 
 
 @pytest.mark.parametrize("name", RULES)

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from leadfl_pl.aggregators.door import reject
 from leadfl_pl.types import ConfigError, ServerContext
 
+LARGE = 1 << 24  # entries of a stack that is not copied without need
+
 
 class Aggregated(NamedTuple):
     """What a rule makes of a round's updates."""
@@ -112,6 +114,20 @@ class Aggregator(nn.Module):
             if saved is not None and buffer.numel() == 0:
                 setattr(self, name, torch.empty_like(saved, device=buffer.device))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+class MeanOfSelected(Aggregator):
+    """Base of the rules that select updates and average them."""
+
+    def combine(self, updates: Tensor, weights: Tensor) -> Tensor:
+        return updates.mean(dim=0)
+
+    def aggregate(self, updates: Tensor, weights: Tensor, server: ServerContext) -> Aggregated:
+        if updates.numel() < LARGE:
+            return super().aggregate(updates, weights, server)
+        index = self.select(updates)  # a copy of the selected rows would cost more than the mean
+        share = updates.new_zeros(len(updates)).index_fill_(0, index, 1 / len(index))
+        return Aggregated(torch.mv(updates.T, share), index)
 
 
 class FedAvg(Aggregator):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from leadfl_pl.aggregators.base import Aggregator, require_byzantine, require_count
+from leadfl_pl.aggregators.base import Aggregator, MeanOfSelected, require_byzantine, require_count
 from leadfl_pl.aggregators.columns import middle, over_sorted
 from leadfl_pl.distances import krum_scores, squared_distances
 from leadfl_pl.types import ConfigError
@@ -75,7 +75,7 @@ def mean_around_median(values: Tensor, beta: int) -> Tensor:
     return torch.where(inside, values, 0.0).sum(dim=1) / beta
 
 
-class ReleasedBulyan(Aggregator):
+class ReleasedBulyan(MeanOfSelected):
     """The rule called ``bulyan`` in the released LeadFL code: the mean of Krum ranks 2 to 4.
 
     Args:
@@ -103,6 +103,3 @@ class ReleasedBulyan(Aggregator):
     def select(self, updates: Tensor) -> Tensor:
         scores = krum_scores(squared_distances(updates), self.neighbours)
         return scores.argsort(stable=True)[1:4]
-
-    def combine(self, updates: Tensor, weights: Tensor) -> Tensor:
-        return updates.mean(dim=0)
