@@ -94,7 +94,7 @@ class FederatedDataModule(LightningDataModule):
     num_classes: int
 
     def __init__(
-        self, split: Split | None = None, batch_size: int = 32, eval_batch_size: int = 1000
+        self, split: Split | None = None, batch_size: int = 32, eval_batch_size: int = 250
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):

@@ -35,7 +35,7 @@ class DownloadedData(FederatedDataModule, ABC):
         data_dir: str = "data",
         split: Split | None = None,
         batch_size: int = 32,
-        eval_batch_size: int = 1000,
+        eval_batch_size: int = 250,
     ) -> None:
         super().__init__(split, batch_size, eval_batch_size)
         self.data_dir = Path(data_dir)

@@ -105,7 +105,7 @@ class FashionMNIST(FederatedDataModule):
         data_dir: str = "data",
         split: Split | None = None,
         batch_size: int = 32,
-        eval_batch_size: int = 1000,
+        eval_batch_size: int = 250,
     ) -> None:
         super().__init__(split, batch_size, eval_batch_size)
         self.data_dir = Path(data_dir)

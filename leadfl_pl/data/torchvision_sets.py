@@ -141,7 +141,7 @@ class TorchvisionData(FederatedDataModule):
         test: Dataset,
         split: Split | None = None,
         batch_size: int = 32,
-        eval_batch_size: int = 1000,
+        eval_batch_size: int = 250,
     ) -> None:
         super().__init__(split, batch_size, eval_batch_size)
         self.sources = (train, test)
