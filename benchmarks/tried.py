@@ -1,9 +1,10 @@
 """What was tried to make a local step faster on a CPU, as ratios within one run.
 
-    python benchmarks/tried.py [--threads 1] [--batch 32]
+    python benchmarks/tried.py [--threads 1] [--batch 32] [--profile]
 
 FashionMNIST's network, SGD with momentum. The variants take turns, step by step, so that a slow
 moment of the machine hits all of them; printed are medians, and the share of the shipped one.
+``--profile`` prints where the time of a step goes instead.
 """
 
 from __future__ import annotations
@@ -85,16 +86,34 @@ def variants(batch: int) -> dict[str, Step]:
     return found
 
 
+def profile(run: Step, steps: int) -> dict[str, float]:
+    """Milliseconds a step by operation, self time, the largest first."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
+        for _ in range(steps):
+            run()
+    spent = {event.key: event.self_cpu_time_total / 1e3 / steps for event in found.key_averages()}
+    return dict(sorted(spent.items(), key=lambda item: -item[1]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--profile", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(f"python benchmarks/tried.py {' '.join(sys.argv[1:])}".rstrip())
     print(f"torch {torch.__version__}, {arguments.threads} thread(s), commit {commit()}")
     runs = variants(arguments.batch)
+    if arguments.profile:
+        for name in ("PyTorch's pooling after the ReLU", "shipped"):
+            profile(runs[name], 10)
+            spent = profile(runs[name], arguments.steps)
+            print(f"\n{name}: {sum(spent.values()):.2f} ms a step")
+            for operation, milliseconds in list(spent.items())[:14]:
+                print(f"{operation:<48} {milliseconds:6.3f} ms")
+        return
     times: dict[str, list[float]] = {name: [] for name in runs}
     for i in range(arguments.steps + 10):
         for name, run in runs.items():

@@ -119,8 +119,8 @@ class FederatedLoop(_FitLoop):
                     ". Lower the learning rate, or choose a rule that needs fewer updates"
                 ) from (self.local.last_error or error)
             rank_zero_warn(f"round {cohort.round} keeps the old model: {error}")
-            theta = self.local.vector.read()
-            return Aggregate(torch.zeros_like(theta), None, theta.new_empty(0, dtype=torch.long))
+            zero = torch.zeros_like(self.local.vector.read())
+            return Aggregate(zero, None, zero.new_empty(0, dtype=torch.long))
         self.failures = 0
         return aggregate
 

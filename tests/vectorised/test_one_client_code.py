@@ -9,7 +9,7 @@ from tiny import SmallImages, small_trainer
 from vectorised.executions import Net, assert_equal, client, train
 
 import leadfl_pl as fl
-from leadfl_pl.loop import ClientFailed
+from leadfl_pl.local import ClientFailed
 from leadfl_pl.types import takes_stacks
 from leadfl_pl.vectorised.teams import fits
 from leadfl_pl.vectorised.training import VectorisedFailed
