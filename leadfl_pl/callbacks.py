@@ -224,7 +224,7 @@ class RunReport(Callback):
         facts = provenance(federation.seed) | {"clients_per_round": federation.clients_per_round}
         self.facts = facts | {"split": split}
         write_facts(self.folder, self.facts)
-        plot_label_shares(label_counts(labels, parts)).savefig(self.folder / SPLIT, dpi=150)
+        self.label_counts = label_counts(labels, parts)
 
     @rank_zero_only
     def on_fit_end(self, trainer: Any, pl_module: LightningModule) -> None:
@@ -234,6 +234,7 @@ class RunReport(Callback):
             write_facts(self.folder, self.facts | {"stopped_by": trainer.stopped_by.name})
         write_rows(self.folder, self.rows)  # also where no round was left to run
         majority = trainer.federation.clients_per_round / 2
+        plot_label_shares(self.label_counts).savefig(self.folder / SPLIT, dpi=150)
         plot_accuracies(self.rows, majority).savefig(self.folder / FIGURE, dpi=150)
         numbers = summary(self.rows, majority)
         table = Table(title=f"after {len(self.rows)} rounds")

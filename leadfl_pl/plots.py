@@ -123,7 +123,11 @@ def plot_label_shares(counts: Tensor) -> Figure:
     left.set_ylim(clients - 0.5, -0.5)
     left.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=min(clients, 20)))
 
-    right.barh(np.arange(clients), sizes, height=2 * half, color="0.6")
+    if clients <= 30:
+        right.barh(np.arange(clients), sizes, height=2 * half, color="0.6")
+    else:  # one shape, not one for each client
+        edges = np.arange(clients + 1) - 0.5
+        right.stairs(sizes, edges, orientation="horizontal", fill=True, color="0.6")
     right.set(xlabel="examples")
     right.grid(axis="x", alpha=0.3)
     for ax in (left, right):
