@@ -82,6 +82,16 @@ def test_the_part_replaces_one_key_of_an_experiment(part: Path) -> None:
     assert used["class_path"] == yaml.safe_load(part.read_text())["class_path"]
 
 
+@pytest.mark.parametrize(
+    "federation", sorted((CONFIGS / "federations").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_the_federation_replaces_that_of_an_experiment(federation: Path) -> None:
+    saved = run("quickstart.yaml", f"--trainer.federation={federation}")
+    for key, value in yaml.safe_load(federation.read_text()).items():
+        if not isinstance(value, str) or value == "state":
+            assert saved["trainer"]["federation"][key] == value
+
+
 def test_every_config_is_of_a_tested_kind() -> None:
     tested = {CONFIGS / e for e in EXPERIMENTS}
     for folder in PARTS:
