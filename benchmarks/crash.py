@@ -89,7 +89,7 @@ MOMENTS: dict[str, Callable[[int], None]] = {  # of round r, from 1 on
     "rename of the checkpoint": lambda r: kill_at(os, "replace", r, CHECKPOINT),
     "rename of last.ckpt": lambda r: kill_at(os, "replace", r, r"last\.ckpt$"),
     "gather": lambda r: kill_at(SingleDeviceStrategy, "all_gather", r),
-    "evaluation": lambda r: kill_at(FederatedClient, "validation_step", r),  # one batch a round
+    "evaluation": lambda r: kill_at(FederatedClient, "validation_step", 2 * r),  # of two batches
     "link of last.ckpt": lambda r: kill_at(os, "link", r),
     "rename of rounds.csv": lambda r: kill_at(os, "replace", r, ROUNDS),
     "serialisation": lambda r: kill_at(torch, "save", r),
