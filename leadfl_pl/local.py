@@ -188,8 +188,9 @@ class LocalTraining:
         """The update in a packed row; its momentum is put by for the client's next round."""
         d, b = self.vector.d, self.vector.b
         size, loss, regulariser = row[-3:]
-        if self.federation.carry_momentum and size > 0:  # else it failed
-            self.momenta[client_id] = row[d + b : -3].cpu()
+        momentum = row[d + b : -3]
+        if self.federation.carry_momentum and size > 0 and bool(momentum.isfinite().all()):
+            self.momenta[client_id] = momentum.cpu()  # else it failed: it keeps its last one
         return ClientUpdate(client_id, row[:d], row[d : d + b], int(size), loss, regulariser)
 
     def read_global(self) -> GlobalModel:

@@ -245,6 +245,14 @@ def test_a_client_that_raises_is_left_out_of_its_round_by_name() -> None:
     assert not torch.equal(weights(client), weights(small_client()))
 
 
+def test_a_client_that_diverged_does_not_keep_what_made_it_diverge() -> None:
+    client = small_client(momentum=0.9)
+    client.lr = 1e30
+    trainer = small_trainer(rounds=1, federation={"carry_momentum": True})
+    trainer.fit(client, datamodule=SmallImages(batch_size=8))
+    assert all(bool(m.isfinite().all()) for m in trainer.fit_loop.momenta.values())
+
+
 def test_a_run_that_only_fails_stops_with_the_clients_error_as_its_cause() -> None:
     client = small_client(Fails(1.0))
     with (
