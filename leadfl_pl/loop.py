@@ -10,16 +10,16 @@ import torch
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from leadfl_pl.checks import check_run, check_same, settings
 from leadfl_pl.client import FederatedClient
-from leadfl_pl.federation import Aggregate, Federation, round_metrics
+from leadfl_pl.federation import Federation, round_metrics
 from leadfl_pl.rng import derive_seed
+from leadfl_pl.server import Server
 from leadfl_pl.strategy import deal, lost_ranks
-from leadfl_pl.types import ClientUpdate, Cohort, ConfigError
+from leadfl_pl.types import ClientUpdate, Cohort
 from leadfl_pl.vectorised import local_training
 
 if TYPE_CHECKING:
@@ -32,10 +32,6 @@ class ClientTask(NamedTuple):
     round: int
     position: int | None  # in the cohort
     client_id: int | None  # None: this rank has no client left in this wave
-
-
-class FailedRoundsError(RuntimeError):
-    """More rounds in a row than ``max_failures`` had too few well-formed updates."""
 
 
 class FederatedLoop(_FitLoop):
@@ -60,8 +56,7 @@ class FederatedLoop(_FitLoop):
         super().__init__(trainer, min_epochs=min_epochs, max_epochs=max_epochs)
         self.federation = federation
         self.rounds_done = 0
-        self.failures = 0  # rounds in a row without an aggregate
-        self.last_update: Tensor | None = None  # (d,) the server's last step
+        self.server = Server(federation)
         self.momenta: dict[int, Tensor] = {}  # by client id, with carry_momentum
         self.execution: str | None = None  # of this run, once it has been chosen
         self.ends_early: Callable[[], bool] = lambda: False  # asked after every round
@@ -76,12 +71,11 @@ class FederatedLoop(_FitLoop):
             self.evaluate_again() if t < self.rounds_done else self.run_round(t)
 
     def run_round(self, t: int) -> None:
-        """Select, train, attack, aggregate, step, evaluate."""
+        """Select, train, attack, aggregate, evaluate."""
         cohort = self.federation.cohort(t)
         updates = self.train(cohort)
         updates = self.federation.corrupt(updates, cohort)
-        received = self.federation.receive(updates, t, self.local.vector.d, self.local.vector.b)
-        self.server_step(self.aggregate(received, cohort), cohort, received)
+        self.server_step(updates, cohort)
         self.evaluate()
 
     def train(self, cohort: Cohort) -> list[ClientUpdate]:
@@ -90,7 +84,7 @@ class FederatedLoop(_FitLoop):
         hands = deal(self.local.costs(cohort), world_size)
         self.epoch_loop.batch_progress.reset_on_run()
         own = [position for position in hands[rank] if position is not None]
-        self.local.prepare(cohort, own, self.last_update)
+        self.local.prepare(cohort, own, self.server.last_update)
         rows: list[Tensor] = []
         for wave, position in enumerate(hands[rank]):
             client_id = None if position is None else cohort.client_ids[position]
@@ -98,55 +92,22 @@ class FederatedLoop(_FitLoop):
                 if position is None:  # the same collectives on every rank
                     rows.append(self.local.empty_row())
                 else:
-                    rows.append(self.local.attempt(cohort, position, self.last_update))
+                    rows.append(self.local.attempt(cohort, position, self.server.last_update))
         gathered = self.trainer.strategy.all_gather(torch.stack(rows)).flatten(end_dim=-2)
         places = [position for hand in hands for position in hand]
         received = {p: row for p, row in zip(places, gathered, strict=True) if p is not None}
         return [self.local.unpack(received[p], c) for p, c in enumerate(cohort.client_ids)]
 
-    def aggregate(self, received: list[ClientUpdate], cohort: Cohort) -> Aggregate:
-        """The rule's aggregate; a step of zero if too few updates are left for it."""
-        root_update = self.local.train_root(cohort.round)
-        server = self.federation.server_context(cohort.round, root_update, self._device)
-        try:
-            aggregate = self.federation.aggregate(received, server)
-        except ConfigError as error:
-            self.failures += 1
-            if self.failures > self.federation.max_failures:
-                raise FailedRoundsError(
-                    f"round {cohort.round}: {error}. This was the round number {self.failures} in "
-                    f"a row without an aggregate, and max_failures = {self.federation.max_failures}"
-                    ". Lower the learning rate, or choose a rule that needs fewer updates"
-                ) from (self.local.last_error or error)
-            rank_zero_warn(f"round {cohort.round} keeps the old model: {error}")
-            zero = torch.zeros_like(self.local.vector.read())
-            return Aggregate(zero, None, zero.new_empty(0, dtype=torch.long))
-        self.failures = 0
-        return aggregate
-
-    def server_step(
-        self, aggregate: Aggregate, cohort: Cohort, received: list[ClientUpdate]
-    ) -> None:
-        """Moves the global model, after making sure that it stays finite."""
-        t, vector = cohort.round, self.local.vector
-        theta = vector.read()
-        delta = aggregate.delta
-        buffers = vector.read_buffers() if aggregate.buffers is None else aggregate.buffers
-        if not bool((theta + delta).isfinite().all() & buffers.isfinite().all()):
-            raise FloatingPointError(
-                f"round {t}: the update that {type(self.federation.aggregator).__name__} made of "
-                "finite ones is not finite. Lower the learning rate, or choose another rule"
-            )
+    def server_step(self, updates: list[ClientUpdate], cohort: Cohort) -> None:
+        """Aggregates the well-formed updates and moves the global model."""
+        vector = self.local.vector
+        received = self.federation.receive(updates, cohort.round, vector.d, vector.b)
+        aggregate = self.server.aggregate(received, cohort, self.local)
         progress = self.epoch_loop.manual_optimization.optim_step_progress
         progress.increment_ready()
-        if self.trainer.world_size > 1:  # equal on every rank already, but for a GPU's rounding
-            for tensor in (delta, buffers):
-                torch.distributed.broadcast(tensor, src=0)
-        vector.write(theta + delta)
-        vector.write_buffers(buffers)
-        self.last_update = delta
+        self.server.step(aggregate, cohort.round, self.local, self.trainer.world_size)
         progress.increment_completed()
-        self.rounds_done = t + 1
+        self.rounds_done = cohort.round + 1
         self.local.client.round_metrics = round_metrics(aggregate, cohort, received)
 
     def evaluate(self) -> None:
@@ -185,32 +146,26 @@ class FederatedLoop(_FitLoop):
         trainer.val_check_batch = waves
 
     def on_save_checkpoint(self) -> dict[str, Any]:
-        return super().on_save_checkpoint() | {
+        own = {
             "rounds_done": self.rounds_done,
             "settings": settings(self.federation, self.trainer),
-            "aggregator": self.federation.aggregator.state_dict(),
-            "failures": self.failures,
             "execution": self.execution,
-            "last_update": self.last_update,
             "momenta": self.momenta,
             "round_metrics": {k: v.cpu() for k, v in self._round_metrics().items()},
         }
+        return super().on_save_checkpoint() | own | self.server.state_dict()
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
         super().on_load_checkpoint(state_dict)
         check_same(state_dict["settings"], settings(self.federation, self.trainer))
         self.rounds_done = state_dict["rounds_done"]
-        self.failures = state_dict["failures"]
         self.execution = state_dict["execution"]
-        self.federation.aggregator.load_state_dict(state_dict["aggregator"])
-        device = self.trainer.strategy.root_device
-        if (last_update := state_dict["last_update"]) is not None:
-            self.last_update = last_update.to(device)
+        self.server.load_state_dict(state_dict, self._device)
         self.momenta.update(state_dict["momenta"])
         module = self.trainer.lightning_module
         if isinstance(module, FederatedClient):
             metrics = state_dict["round_metrics"]
-            module.round_metrics = {k: v.to(device) for k, v in metrics.items()}
+            module.round_metrics = {k: v.to(self._device) for k, v in metrics.items()}
 
     def on_advance_end(self) -> None:
         """Ends the round, and the run with it if a signal asked for that."""

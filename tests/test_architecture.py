@@ -37,6 +37,7 @@ LAYERS = [
     },
     {"client", "federation", "callbacks", "checkpoints", "data"},
     {"local", "checks", "strategy", "defaults", "vectorised"},
+    {"server"},
     {"loop"},
     {"trainer"},
     {"command_line", "report", "sweep"},
