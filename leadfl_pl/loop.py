@@ -10,9 +10,10 @@ import torch
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
+from leadfl_pl.allocator import keep_freed_memory
+from leadfl_pl.batch_statistics import evaluation
 from leadfl_pl.checks import check_run, check_same, settings
 from leadfl_pl.client import FederatedClient
 from leadfl_pl.federation import Federation, round_metrics
@@ -113,11 +114,17 @@ class FederatedLoop(_FitLoop):
     def evaluate(self) -> None:
         """Validates the new global model, if this round is one to validate."""
         if self.epoch_loop._should_check_val_epoch():
-            self.trainer.validating = True
-            with isolate_rng():  # dropout is on where evaluation_mode = "train"
-                torch.manual_seed(derive_seed(self.local.seed, "evaluation", self.rounds_done))
-                self.epoch_loop.val_loop.run()
-            self.trainer.training = True
+            trainer, val_loop = self.trainer, self.epoch_loop.val_loop
+            batches: Any = trainer.val_dataloaders
+            trainer.validating = True
+            with evaluation(
+                self.local.client,
+                place=lambda: batches.places[val_loop.batch_progress.current.ready - 1],
+                seed=derive_seed(self.local.seed, "evaluation", self.rounds_done),
+                world_size=trainer.world_size,
+            ):
+                val_loop.run()
+            trainer.training = True
         self.epoch_loop._batches_that_stepped += 1
 
     def evaluate_again(self) -> None:
@@ -135,6 +142,7 @@ class FederatedLoop(_FitLoop):
         trainer, federation = self.trainer, self.federation
         module, datamodule = check_run(trainer, federation)
         datamodule.to(self._device)
+        keep_freed_memory()
         federation.aggregator.to(self._device)
         self.local = local_training(
             self.execution, module, datamodule, federation, trainer, self.momenta

@@ -22,6 +22,7 @@ LAYERS = [
         "version",
         "atomic",
         "signals",
+        "allocator",
     },
     {
         "defenses",
@@ -36,7 +37,7 @@ LAYERS = [
         "runs",
     },
     {"client", "federation", "callbacks", "checkpoints", "data"},
-    {"local", "checks", "strategy", "defaults", "vectorised"},
+    {"local", "checks", "strategy", "defaults", "vectorised", "batch_statistics"},
     {"server"},
     {"loop"},
     {"trainer"},

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -389,17 +387,6 @@ def test_mixed_precision_uses_the_weights_of_every_step() -> None:
         moved[precision] = weights(client) - start
     exact, mixed = moved["32-true"], moved["bf16-mixed"]
     assert float((mixed - exact).norm()) < 0.1 * float(exact.norm())
-
-
-def test_evaluation_in_train_mode_sees_every_batch_on_every_rank() -> None:
-    module = SmallImages(eval_batch_size=20)
-    module.setup()
-    sizes = {}
-    for mode in ("eval", "train"):
-        client = SimpleNamespace(evaluation_mode=mode)
-        module.trainer = SimpleNamespace(global_rank=1, world_size=3, lightning_module=client)
-        sizes[mode] = sum(len(y) for _, y in module.val_dataloader())
-    assert sizes == {"eval": 20, "train": 60}
 
 
 def test_a_rule_with_a_forward_of_its_own_is_refused() -> None:

@@ -43,26 +43,34 @@ class TensorBatches:
         data: the examples.
         batch_size: B; the last batch may be smaller.
         shuffle: a new order, from torch's global generator, in each iteration.
-        count: cut this many batches of nearly equal size instead, whatever ``batch_size`` says.
+        rank, world_size: give every ``world_size``-th batch, from the one at ``rank`` on.
+
+    Attributes:
+        places: of the batches that are given, among all of them.
     """
 
     def __init__(
-        self, data: ImageSet, batch_size: int, shuffle: bool = False, count: int | None = None
+        self,
+        data: ImageSet,
+        batch_size: int,
+        shuffle: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.data = data
         self.batch_size = batch_size
         self.shuffle = shuffle
-        self.count = count
+        self.places = range(-(-len(data.labels) // batch_size))[rank::world_size]
 
     def __len__(self) -> int:
-        return self.count or -(-len(self.data.labels) // self.batch_size)
+        return len(self.places)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         images, labels = self.data
         order = (torch.randperm if self.shuffle else torch.arange)(len(labels))
-        parts = order.tensor_split(self.count) if self.count else order.split(self.batch_size)
-        for index in parts:
-            index = index.to(labels.device)
+        parts = order.split(self.batch_size)
+        for place in self.places:
+            index = parts[place].to(labels.device)
             yield as_float(images[index]), labels[index]
 
 
@@ -159,20 +167,26 @@ class FederatedDataModule(LightningDataModule):
         return TensorBatches(self.train_set, self.batch_size, shuffle=True)
 
     def val_dataloader(self) -> TensorBatches:
-        """This rank's share of the test set, in as many batches as every other rank has."""
-        rank, world_size = 0, 1
-        if self.trainer is not None and not self._moves_buffers():
-            rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        images, labels = self.test_set
-        largest = -(-len(labels) // world_size)
-        share = ImageSet(images[rank::world_size], labels[rank::world_size])
-        count = -(-largest // self.eval_batch_size)
-        return TensorBatches(share, self.eval_batch_size, count=count)
+        """The test set in batches, dealt out over the ranks of a Trainer."""
+        rank, world_size = self._place_among_ranks()
+        return TensorBatches(self.test_set, self.eval_batch_size, rank=rank, world_size=world_size)
 
-    def _moves_buffers(self) -> bool:
-        """Evaluation with batch statistics must see the same batches on every rank."""
-        module = self.trainer.lightning_module if self.trainer is not None else None
-        return getattr(module, "evaluation_mode", "eval") == "train"
+    def _place_among_ranks(self) -> tuple[int, int]:
+        """Rank and world size; (0, 1) where every rank must have all batches.
+
+        That is where the Trainer counts batches, where there are fewer than ranks (a rank without
+        any would not be there when metrics meet), and where ranks of a Trainer that is no
+        federation would have unequally many (DistributedDataParallel waits for each).
+        """
+        trainer = self.trainer
+        if trainer is None or trainer.limit_val_batches != 1.0:
+            return 0, 1
+        whole, rest = divmod(
+            -(-len(self.test_set.labels) // self.eval_batch_size), trainer.world_size
+        )
+        if whole == 0 or (rest and not hasattr(trainer, "federation")):
+            return 0, 1
+        return trainer.global_rank, trainer.world_size
 
     def test_dataloader(self) -> TensorBatches:
         return self.val_dataloader()

@@ -1,9 +1,10 @@
-"""Batches are cut from tensors: every image once, the same number on every rank."""
+"""Batches are cut from tensors: every image once, dealt out over the ranks."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from leadfl_pl import Digits
@@ -21,25 +22,49 @@ def test_a_local_epoch_has_every_image_once_in_an_order_of_its_own() -> None:
     assert all(torch.equal(x.flatten().long(), y) for x, y in first)
 
 
-def test_a_number_of_batches_can_be_asked_for() -> None:
+def test_batches_are_cut_in_order_or_in_a_new_order_each_time() -> None:
     data = ImageSet(torch.zeros(10, 1, 1, 1, dtype=torch.uint8), torch.arange(10))
     assert [y.tolist() for _, y in TensorBatches(data, 4)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-    sizes = [len(y) for _, y in TensorBatches(data, 4, count=4)]
-    assert sizes == [3, 3, 2, 2]
     shuffled = torch.cat([y for _, y in TensorBatches(data, 4, shuffle=True)])
     assert torch.equal(shuffled.sort().values, torch.arange(10))
 
 
-def test_ranks_share_out_the_test_set_in_equally_many_batches() -> None:
-    class Rank(Digits):
-        def __init__(self, rank: int) -> None:
-            super().__init__(eval_batch_size=60)
-            self.trainer = SimpleNamespace(global_rank=rank, world_size=7, lightning_module=None)
-
-    loaders = []
-    for rank in range(7):
-        module = Rank(rank)
+def loaders(world_size: int, **trainer: object) -> list[TensorBatches]:
+    found = []
+    for rank in range(world_size):
+        module = Digits(eval_batch_size=60)  # six batches
         module.setup()
-        loaders.append(module.val_dataloader())
-    assert {len(list(loader)) for loader in loaders} == {1}
-    assert sum(len(y) for loader in loaders for _, y in loader) == 360
+        settings = {"limit_val_batches": 1.0, "federation": None} | trainer
+        module.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, **settings)
+        found.append(module.val_dataloader())
+    return found
+
+
+@pytest.mark.parametrize(("world_size", "counts"), [(1, [6]), (2, [3, 3]), (4, [2, 2, 1, 1])])
+def test_ranks_share_out_the_batches_as_one_process_cuts_them(
+    world_size: int, counts: list[int]
+) -> None:
+    (whole,) = loaders(1)
+    dealt = loaders(world_size)
+    assert [len(loader) for loader in dealt] == counts
+    batches = {place: y for r in dealt for place, (_, y) in zip(r.places, r, strict=True)}
+    expected = dict(enumerate(y for _, y in whole))
+    assert batches.keys() == expected.keys()
+    assert all(torch.equal(y, expected[place]) for place, y in batches.items())
+
+
+def test_no_rank_is_without_a_batch() -> None:
+    assert [len(loader) for loader in loaders(7)] == [6] * 7
+
+
+def test_every_rank_has_the_batches_that_a_trainer_counts() -> None:
+    assert [len(loader) for loader in loaders(2, limit_val_batches=3)] == [6, 6]
+
+
+@pytest.mark.parametrize(("world_size", "count"), [(2, 3), (4, 6)])
+def test_ranks_of_a_plain_trainer_have_equally_many_batches(world_size: int, count: int) -> None:
+    module = Digits(eval_batch_size=60)
+    module.setup()
+    trainer = SimpleNamespace(global_rank=0, world_size=world_size, limit_val_batches=1.0)
+    module.trainer = trainer
+    assert len(module.val_dataloader()) == count

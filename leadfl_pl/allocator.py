@@ -1,0 +1,25 @@
+"""What malloc does with the memory of a tensor that is gone."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # mallopt's names for them, see mallopt(3)
+LARGEST = 1 << 30  # bytes; larger blocks still go back to the system at once
+
+
+def keep_freed_memory() -> bool:
+    """Makes glibc's malloc keep freed blocks for the next tensor, for the rest of the process.
+
+    As it is, each block of more than 32 MB goes back to the system when it is freed and comes
+    again page by page, zeroed: for the activations of an evaluation batch that takes longer than
+    to compute them. Elsewhere than under glibc, nothing is done.
+
+    Returns:
+        Whether it was done.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return all(mallopt(option, LARGEST) == 1 for option in (TRIM_THRESHOLD, MMAP_THRESHOLD))
