@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -73,6 +74,8 @@ class FederatedStrategy(DDPStrategy):
     def configure_ddp(self) -> None:
         """Makes the module equal on all ranks instead of wrapping it."""
         assert self.lightning_module is not None
+        # What clients log of a round is equal on all ranks: there is nothing to synchronise.
+        warnings.filterwarnings("ignore", message=".*recommended to use .*sync_dist=True")
         for tensor in self.lightning_module.state_dict(keep_vars=True).values():
             torch.distributed.broadcast(tensor.detach(), src=0)
 

@@ -37,6 +37,7 @@ RUNS = {
     "krum": {"rule": lambda: fl.Krum(f=2)},
     "multi-krum": {"rule": lambda: fl.MultiKrum(f=2)},
     "bulyan": {"rule": lambda: fl.Bulyan(f=1)},
+    "bulyan released": {"rule": lambda: fl.ReleasedBulyan(neighbours=4)},
     "median": {"rule": fl.Median},
     "trimmed mean": {"rule": fl.TrimmedMean},
     "rfa": {"rule": fl.RFA},
@@ -66,6 +67,17 @@ RUNS = {
     "skewed": {"split": SKEWED, "defense": fl.LeadFL()},
     "batch statistics": {"evaluation_mode": "train"},
 }  # fmt: skip
+
+
+def parts_of_the_runs() -> list[object]:
+    """The defenses, rules and attacks of all runs, and what is within them."""
+    found: list[object] = [fl.FedAvg(), BACKDOOR, fl.NoDefense()]
+    for settings in RUNS.values():
+        found += [settings[key] for key in ("defense", "attack") if key in settings]
+        found += [settings["rule"]()] if "rule" in settings else []
+    for part in found:  # grows while it is gone through
+        found += [v for v in vars(part).values() if isinstance(v, (fl.Aggregator, fl.Attack))]
+    return found
 
 
 def world() -> dict[str, int]:

@@ -16,18 +16,18 @@ from leadfl_pl.allocator import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(20_000_000)  # 80 MB, and gone
+    torch.ones(20_000_000)  # 80 MB, and gone again
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 faults()
-print(faults(), keep_freed_memory(), faults(), faults())
+print(min(faults() for _ in range(5)), keep_freed_memory(), min(faults() for _ in range(5)))
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_a_freed_tensors_pages_are_used_again() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True)
-    before, kept, _, after = done.stdout.split()
+    before, kept, after = done.stdout.split()
     assert kept == "True", done.stderr
     assert int(before) > 1000
     assert int(after) < 100

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
-from devices_job import RUNS
+from devices_job import RUNS, parts_of_the_runs
 
+import leadfl_pl as fl
 from leadfl_pl.strategy import RankLostError, deal, lost_ranks
 
 JOB = str(ROOT / "tests" / "devices_job.py")
@@ -61,6 +62,14 @@ def one(folder: Path) -> dict[str, str]:
 def two(folder: Path, one: dict[str, str]) -> dict[str, str]:
     names = [*RUNS, "sparsefed:last", "leadfl released:2", "neurotoxin:2"]
     return results(start(folder, names, 2))
+
+
+@pytest.mark.parametrize("seam", [fl.ClientDefense, fl.Aggregator, fl.Attack])
+def test_every_class_of_the_package_is_among_the_runs(seam: type) -> None:
+    used = {type(part) for part in parts_of_the_runs()}
+    public = {getattr(fl, name) for name in fl.__all__}
+    classes = {c for c in public if isinstance(c, type) and issubclass(c, seam)}
+    assert classes - used == {seam, fl.AttackWrapper} & classes  # the bases
 
 
 def test_the_runs_are_all_different(one: dict[str, str]) -> None:
@@ -129,6 +138,7 @@ def test_a_lost_process_stops_the_run_with_one_sentence(victim: str, tmp_path: P
     said = errors.read_text()
     assert said.count("error: another of the 2 processes of this run has stopped") == 1
     assert "Traceback" not in said
+    assert "sync_dist" not in said
     resumed = subprocess.run(
         [*command, "--ckpt_path=last", "--trainer.devices=1", "--trainer.max_epochs=4"],
         cwd=tmp_path, capture_output=True, text=True, timeout=120,
