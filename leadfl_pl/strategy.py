@@ -76,6 +76,8 @@ class FederatedStrategy(DDPStrategy):
         assert self.lightning_module is not None
         # What clients log of a round is equal on all ranks: there is nothing to synchronise.
         warnings.filterwarnings("ignore", message=".*recommended to use .*sync_dist=True")
+        # Lightning's gather goes through the variant that has gradients.
+        warnings.filterwarnings("ignore", message=".*nn.functional.all_gather is deprecated")
         for tensor in self.lightning_module.state_dict(keep_vars=True).values():
             torch.distributed.broadcast(tensor.detach(), src=0)
 

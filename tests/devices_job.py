@@ -2,8 +2,8 @@
 
     python tests/devices_job.py FOLDER [NAME ...]
 
-Alone it uses one device; under torchrun as many as there are ranks. A name that ends in ``:N``
-stops after N rounds, with a checkpoint; ``NAME:last`` goes on from there.
+Alone it uses one device; under torchrun or SLURM as many as there are ranks. A name that ends in
+``:N`` stops after N rounds, with a checkpoint; ``NAME:last`` goes on from there.
 """
 
 from __future__ import annotations
@@ -81,7 +81,10 @@ def parts_of_the_runs() -> list[object]:
 
 
 def world() -> dict[str, int]:
-    """How many devices and nodes torchrun gives this process."""
+    """How many devices and nodes torchrun or SLURM gives this process."""
+    if "SLURM_NNODES" in os.environ:
+        nodes, world_size = int(os.environ["SLURM_NNODES"]), int(os.environ["SLURM_NTASKS"])
+        return {"devices": world_size // nodes, "num_nodes": nodes}
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return {"devices": local, "num_nodes": int(os.environ.get("WORLD_SIZE", 1)) // local}
 
@@ -113,5 +116,5 @@ def run(name: str, root: Path) -> str | None:
 if __name__ == "__main__":
     folder, names = Path(sys.argv[1]), sys.argv[2:] or list(RUNS)
     results = {name: run(name, folder) for name in names}
-    if int(os.environ.get("RANK", 0)) == 0:
+    if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) == 0:
         print("RESULTS " + json.dumps(results))

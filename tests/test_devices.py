@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -30,14 +31,20 @@ def free_port() -> str:
         return str(s.getsockname()[1])
 
 
-def start(folder: Path, names: list[str], ranks: int = 1, *launch: str) -> subprocess.Popen:
+def start(
+    folder: Path,
+    names: list[str],
+    ranks: int = 1,
+    *launch: str,
+    variables: Mapping[str, str] | None = None,
+) -> subprocess.Popen:
     command = [sys.executable]
     if ranks > 1 or launch:
         command += ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), *launch]
         command += [] if launch else ["--master-port", free_port()]
     return subprocess.Popen(
         [*command, JOB, str(folder), *names], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        text=True, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"} | (variables or {}),
     )  # fmt: skip
 
 
@@ -115,6 +122,24 @@ def test_two_nodes_give_the_bits_of_one(folder: Path, one: dict[str, str]) -> No
     assert nodes[1].wait(timeout=60) == 0
 
 
+def test_two_slurm_tasks_on_two_nodes_give_the_bits_of_one(
+    folder: Path, one: dict[str, str]
+) -> None:
+    """With the variables that srun sets, on loopback."""
+    job = {
+        "JOB_ID": "4242", "JOB_NAME": "leadfl", "NTASKS": "2", "NTASKS_PER_NODE": "1",
+        "NNODES": "2", "LOCALID": "0", "NODELIST": "127.0.0.1",
+    }  # fmt: skip
+    port = free_port()
+    tasks = []
+    for rank in ("0", "1"):
+        variables = {f"SLURM_{k}": v for k, v in (job | {"PROCID": rank, "NODEID": rank}).items()}
+        variables["MASTER_PORT"] = port
+        tasks.append(start(folder, ["leadfl", "fltrust"], variables=variables))
+    assert results(tasks[0]) == {name: one[name] for name in ("leadfl", "fltrust")}
+    assert tasks[1].wait(timeout=60) == 0
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux's /proc")
 @pytest.mark.parametrize("victim", ["main", "other"])
 def test_a_lost_process_stops_the_run_with_one_sentence(victim: str, tmp_path: Path) -> None:
@@ -139,6 +164,7 @@ def test_a_lost_process_stops_the_run_with_one_sentence(victim: str, tmp_path: P
     assert said.count("error: another of the 2 processes of this run has stopped") == 1
     assert "Traceback" not in said
     assert "sync_dist" not in said
+    assert "deprecated" not in said
     resumed = subprocess.run(
         [*command, "--ckpt_path=last", "--trainer.devices=1", "--trainer.max_epochs=4"],
         cwd=tmp_path, capture_output=True, text=True, timeout=120,
