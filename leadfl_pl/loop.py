@@ -115,11 +115,12 @@ class FederatedLoop(_FitLoop):
         """Validates the new global model, if this round is one to validate."""
         if self.epoch_loop._should_check_val_epoch():
             trainer, val_loop = self.trainer, self.epoch_loop.val_loop
-            batches: Any = trainer.val_dataloaders
+            dealt = range(trainer.global_rank, 1 << 31, trainer.world_size)  # by whoever else
+            places = getattr(trainer.val_dataloaders, "places", dealt)
             trainer.validating = True
             with evaluation(
                 self.local.client,
-                place=lambda: batches.places[val_loop.batch_progress.current.ready - 1],
+                place=lambda: places[val_loop.batch_progress.current.ready - 1],
                 seed=derive_seed(self.local.seed, "evaluation", self.rounds_done),
                 world_size=trainer.world_size,
             ):

@@ -23,10 +23,13 @@ class _Halve(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(inputs[0], output[1])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor | None, _: None) -> Tensor | None:
+        if grad is None:
+            return None
         x, index = ctx.saved_tensors
         backward = torch.ops.aten.max_pool2d_with_indices_backward
         found: Tensor = backward(grad.contiguous(), x, *WINDOW, index)

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, Trainer
 from tiny import SmallImages, TinyImages, small_client, small_trainer, weights
+from torch.utils.data import DataLoader, TensorDataset
 
 import leadfl_pl as fl
-from leadfl_pl.data.base import epoch_batches
+from leadfl_pl.data.base import as_float, epoch_batches
 from leadfl_pl.records import summary
 from leadfl_pl.rng import derive_seed, generator
 
@@ -415,3 +416,17 @@ def test_choices_are_checked_from_python_too() -> None:
         fl.PatternBackdoor(balance="foo")
     with pytest.raises(fl.ConfigError, match="measure must be one of params, state"):
         small_trainer(federation={"measure": "everything"})
+
+
+def test_a_loader_of_anothers_make_is_evaluated_with_batch_statistics_too() -> None:
+    class OwnLoader(SmallImages):
+        def val_dataloader(self):  # type: ignore[override]
+            images, labels = self.test_set
+            return DataLoader(TensorDataset(as_float(images), labels), batch_size=20)
+
+    ends = []
+    for module in (OwnLoader(batch_size=8), SmallImages(batch_size=8, eval_batch_size=20)):
+        client = small_client(evaluation_mode="train")
+        small_trainer(attack=fl.PatternBackdoor(), rounds=2).fit(client, datamodule=module)
+        ends.append(client.state_dict())
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
