@@ -6,7 +6,7 @@ import ctypes
 import platform
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # mallopt's names for them, see mallopt(3)
-LARGEST = 1 << 30  # bytes; larger blocks still go back to the system at once
+LARGEST = (1 << 30, 32 << 20)  # bytes; before glibc 2.35 the second is the most that it takes
 
 
 def keep_freed_memory() -> bool:
@@ -22,4 +22,7 @@ def keep_freed_memory() -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    return all(mallopt(option, LARGEST) == 1 for option in (TRIM_THRESHOLD, MMAP_THRESHOLD))
+    for size in LARGEST:
+        if mallopt(MMAP_THRESHOLD, size):
+            return bool(mallopt(TRIM_THRESHOLD, size))
+    return False

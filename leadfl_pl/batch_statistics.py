@@ -2,47 +2,148 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from leadfl_pl.client import FederatedClient
 from leadfl_pl.rng import derive_seed
 
-# By place of the batch, number of the call among those of all layers for it, number of the layer.
-Found = dict[tuple[int, int, int], Tensor]
+RUNNING = ("running_mean", "running_var", "num_batches_tracked")
+
+# Mean and variance (2, C) of one call of a layer, by number of the loader, place of the batch in
+# the test set, number of the call among those of all layers for this batch, number of the layer.
+Found = dict[tuple[int, int, int, int], Tensor]
 
 
-@contextmanager
-def evaluation(
-    client: FederatedClient, place: Callable[[], int], seed: int, world_size: int
-) -> Iterator[None]:
-    """Within it the client evaluates; torch's global generators are afterwards as they were.
+class BatchStatistics(Callback):
+    """Moves BatchNorm's running buffers only when all ranks have evaluated their batches.
 
-    Args:
-        client: in train mode. With ``evaluation_mode = "train"`` its running buffers are moved at
-            the end, on all ranks by the batches of all.
-        place: gives the place, in the test set, of the batch that is being evaluated.
-        seed: of whatever is drawn.
-        world_size: number of ranks, all of which evaluate.
+    Does nothing unless the module has ``evaluation_mode = "train"``. Then the statistics of every
+    batch are put down with its place in the test set, and the running buffers are moved by those of
+    all ranks, in the order of the batches, before any other hook sees the end of the epoch. What
+    is drawn for a batch (dropout) depends on torch's seed at the start and on its place. So
+    nothing depends on which rank evaluated which batch, if the loader says which it has.
+
+    Differences:
+        1. ``nn.BatchNorm2d`` moves its buffers by statistics in double precision on a CPU, here
+           they have been rounded to the buffers' own.
     """
-    with isolate_rng():
-        torch.manual_seed(seed)
-        if client.evaluation_mode == "eval":
-            yield
+
+    def __init__(self) -> None:
+        self.found: Found = {}
+        self._layers: list[Any] = []
+        self._hooks: list[Any] = []
+        self._seed: int | None = None  # None: not recording
+        self._place: tuple[int, int] | None = None
+        self._calls = 0
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if getattr(pl_module, "evaluation_mode", "eval") == "train":
+            self.start(pl_module)
+
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if self._seed is None:
             return
-        statistics = BatchStatistics(client.model, place, seed)
-        with statistics.recorded():
-            yield
-    if world_size > 1:
-        statistics.found = _of_all_ranks(statistics.found, world_size)
-    statistics.apply()
+        loader: Any = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
+        if isinstance(loader, (list, tuple)):
+            loader = loader[dataloader_idx]
+        place = batch_idx * trainer.world_size + trainer.global_rank
+        if hasattr(loader, "places"):
+            place = loader.places[batch_idx]
+        self.start_batch(place, dataloader_idx)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._seed is None:
+            return
+        self.stop()
+        if trainer.world_size > 1:
+            self.found = _of_all_ranks(self.found, trainer.world_size)
+        self.apply()
+
+    def on_test_epoch_start(self, *args: Any) -> None:
+        self.on_validation_epoch_start(*args)
+
+    def on_test_batch_start(self, *args: Any) -> None:
+        self.on_validation_batch_start(*args)
+
+    def on_test_epoch_end(self, *args: Any) -> None:
+        self.on_validation_epoch_end(*args)
+
+    def on_exception(self, *_: Any) -> None:
+        self.stop()
+
+    # ------------------------------------------------------------------ without a Trainer
+
+    def start(self, network: nn.Module) -> None:
+        """From now on the layers of ``network`` are recorded."""
+        self.found = {}
+        self._layers = [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
+        self._seed = torch.initial_seed()
+        for number, layer in enumerate(self._layers):
+            kept: dict[str, Any] = {}
+            after = partial(self._restore, number, kept)
+            self._hooks.append(layer.register_forward_pre_hook(partial(self._lay, kept)))
+            self._hooks.append(layer.register_forward_hook(after, always_call=True))
+
+    def start_batch(self, place: int, loader: int = 0) -> None:
+        """The forward passes that follow are of the batch at ``place``."""
+        assert self._seed is not None
+        self._place, self._calls = (loader, place), 0
+        torch.manual_seed(derive_seed(self._seed, "batch", loader, place))
+
+    def stop(self) -> None:
+        """From now on the layers move their buffers themselves."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks, self._seed, self._place = [], None, None
+
+    def apply(self) -> None:
+        """Moves the running buffers by all that was found."""
+        for key in sorted(self.found):
+            layer = self._layers[key[-1]]
+            mean, variance = self.found[key].to(layer.running_mean)
+            factor = 0.0 if layer.momentum is None else layer.momentum
+            if layer.num_batches_tracked is not None:
+                layer.num_batches_tracked += 1
+                if layer.momentum is None:  # the mean of all batches so far
+                    factor = 1 / int(layer.num_batches_tracked)
+            layer.running_mean.lerp_(mean, factor)
+            layer.running_var.lerp_(variance, factor)
+        self.found = {}
+
+    def _lay(self, kept: dict[str, Any], layer: Any, _: Any) -> None:
+        """Lays buffers under the layer that will hold the batch's statistics, unmixed."""
+        moves = layer.training and layer.track_running_stats and layer.running_mean is not None
+        if self._place is None or not moves:
+            return
+        kept["momentum"] = layer.momentum
+        layer.momentum = 1.0
+        for name in RUNNING:
+            kept[name] = getattr(layer, name)
+            if kept[name] is not None:
+                setattr(layer, name, torch.zeros_like(kept[name]))
+
+    def _restore(self, number: int, kept: dict[str, Any], layer: Any, *_: Any) -> None:
+        if not kept:
+            return
+        assert self._place is not None
+        key = (*self._place, self._calls, number)
+        self.found[key] = torch.stack([layer.running_mean, layer.running_var])
+        self._calls += 1
+        for name, value in kept.items():
+            setattr(layer, name, value)
+        kept.clear()
 
 
 def _of_all_ranks(found: Found, world_size: int) -> Found:
@@ -51,86 +152,19 @@ def _of_all_ranks(found: Found, world_size: int) -> Found:
     return {key: value for part in parts for key, value in part.items()}
 
 
-class BatchStatistics:
-    """Evaluates in train mode, and moves BatchNorm's running buffers only afterwards.
+def only_batch_norm_moves(network: nn.Module) -> bool:
+    """Whether all buffers in the network's state are those of BatchNorm layers.
 
-    Within :meth:`recorded` the statistics of every batch are put down with the batch's place in
-    the test set, and every forward pass draws (dropout) from a seed of its own. :meth:`apply`
-    moves the running buffers by them in the order of the batches. So nothing depends on which
-    process evaluated which batch, once the ``found`` of all have been brought together.
-
-    Args:
-        network: in train mode; its BatchNorm layers that keep running buffers are recorded.
-        place: gives the place, in the test set, of the batch that is being evaluated.
-        seed: of the draws, with the place of the batch and the number of the pass over it.
-
-    Attributes:
-        found: mean and variance (2, C) of every call of a layer.
-
-    Differences:
-        1. ``nn.BatchNorm2d`` moves its buffers by statistics in double precision, here they have
-           been rounded to the buffers' own.
+    >>> only_batch_norm_moves(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)))
+    True
+    >>> only_batch_norm_moves(nn.InstanceNorm2d(2, track_running_stats=True))
+    False
     """
-
-    def __init__(self, network: nn.Module, place: Callable[[], int], seed: int) -> None:
-        self.network = network
-        self.place = place
-        self.seed = seed
-        self.layers = [
-            layer
-            for layer in network.modules()
-            if isinstance(layer, _BatchNorm) and layer.running_mean is not None and layer.training
-        ]
-        self.found: Found = {}
-        self._place = -1
-        self._passes = self._calls = 0
-
-    @contextmanager
-    def recorded(self) -> Iterator[None]:
-        """Within it, forward passes are recorded and leave the network as it is."""
-        kept = [(layer.momentum, dict(layer.named_buffers(recurse=False))) for layer in self.layers]
-        hooks = [self.network.register_forward_pre_hook(self._start_pass)]
-        for number, layer in enumerate(self.layers):
-            self._lay(layer)
-            hooks.append(layer.register_forward_hook(partial(self._record, number)))
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
-            for layer, (momentum, buffers) in zip(self.layers, kept, strict=True):
-                layer.momentum = momentum
-                for name, buffer in buffers.items():
-                    setattr(layer, name, buffer)
-
-    def apply(self) -> None:
-        """Moves the running buffers by all that was found."""
-        for place in sorted(self.found):
-            layer: Any = self.layers[place[-1]]
-            mean, variance = self.found[place].to(layer.running_mean)
-            layer.num_batches_tracked += 1
-            factor = layer.momentum
-            if factor is None:  # the mean of all batches so far
-                factor = 1 / int(layer.num_batches_tracked)
-            layer.running_mean.lerp_(mean, factor)
-            layer.running_var.lerp_(variance, factor)
-
-    def _start_pass(self, *_: Any) -> None:
-        place = self.place()
-        if place != self._place:
-            self._place, self._passes, self._calls = place, 0, 0
-        torch.manual_seed(derive_seed(self.seed, "forward", place, self._passes))
-        self._passes += 1
-
-    @staticmethod
-    def _lay(layer: Any) -> None:
-        """Lays buffers under the layer that will hold the next batch's statistics, unmixed."""
-        layer.momentum = 1.0
-        for name, buffer in layer.named_buffers(recurse=False):
-            setattr(layer, name, torch.zeros_like(buffer))
-
-    def _record(self, number: int, layer: Any, *_: Any) -> None:
-        statistics = torch.stack([layer.running_mean, layer.running_var])
-        self.found[self._place, self._calls, number] = statistics
-        self._calls += 1
-        self._lay(layer)
+    known = {
+        f"{prefix}.{name}".removeprefix(".")
+        for prefix, layer in network.named_modules()
+        if isinstance(layer, _BatchNorm)
+        for name in RUNNING
+    }
+    known |= {name for name, _ in network.named_parameters(remove_duplicate=False)}
+    return known.issuperset(network.state_dict())

@@ -40,7 +40,7 @@ def check_run(
 def check_network(client: FederatedClient, datamodule: FederatedDataModule) -> None:
     """Raises unless the network turns the data's images into one logit a class."""
     x, _ = client.trainer.precision_plugin.convert_input(next(iter(datamodule.val_dataloader())))
-    training = client.training
+    modes = [(part, part.training) for part in client.modules()]
     try:
         with torch.no_grad():
             shape = client.eval()(x[:1].to(client.device)).shape
@@ -50,7 +50,8 @@ def check_network(client: FederatedClient, datamodule: FederatedDataModule) -> N
             f"{tuple(datamodule.image_shape)}, the shape of {type(datamodule).__name__}: {error}"
         ) from error
     finally:
-        client.train(training)
+        for part, training in modes:
+            part.training = training
     if tuple(shape) != (1, datamodule.num_classes):
         raise ConfigError(
             f"model.model = {type(client.model).__name__} must give {datamodule.num_classes} "

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.plugins import CheckpointIO
 
+from leadfl_pl.batch_statistics import BatchStatistics
 from leadfl_pl.callbacks import BackdoorEvaluation, RoundProgressBar, RunReport
 from leadfl_pl.checkpoints import RoundCheckpoint, WholeCheckpointIO
 from leadfl_pl.federation import Federation
@@ -95,6 +96,8 @@ def with_callbacks(kwargs: dict[str, Any], federation: Federation, root: Path) -
     def lacks(kind: type[Callback]) -> bool:
         return not any(isinstance(c, kind) for c in callbacks)
 
+    if lacks(BatchStatistics):
+        callbacks.insert(0, BatchStatistics())  # the others see the buffers that it has moved
     bar = kwargs.get("enable_progress_bar")
     if bar in (None, True) and lacks(ProgressBar):
         callbacks.append(RoundProgressBar())

@@ -10,10 +10,10 @@ import torch
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from leadfl_pl.allocator import keep_freed_memory
-from leadfl_pl.batch_statistics import evaluation
 from leadfl_pl.checks import check_run, check_same, settings
 from leadfl_pl.client import FederatedClient
 from leadfl_pl.federation import Federation, round_metrics
@@ -114,18 +114,11 @@ class FederatedLoop(_FitLoop):
     def evaluate(self) -> None:
         """Validates the new global model, if this round is one to validate."""
         if self.epoch_loop._should_check_val_epoch():
-            trainer, val_loop = self.trainer, self.epoch_loop.val_loop
-            dealt = range(trainer.global_rank, 1 << 31, trainer.world_size)  # by whoever else
-            places = getattr(trainer.val_dataloaders, "places", dealt)
-            trainer.validating = True
-            with evaluation(
-                self.local.client,
-                place=lambda: places[val_loop.batch_progress.current.ready - 1],
-                seed=derive_seed(self.local.seed, "evaluation", self.rounds_done),
-                world_size=trainer.world_size,
-            ):
-                val_loop.run()
-            trainer.training = True
+            self.trainer.validating = True
+            with isolate_rng():  # dropout is on where evaluation_mode = "train"
+                torch.manual_seed(derive_seed(self.local.seed, "evaluation", self.rounds_done))
+                self.epoch_loop.val_loop.run()
+            self.trainer.training = True
         self.epoch_loop._batches_that_stepped += 1
 
     def evaluate_again(self) -> None:

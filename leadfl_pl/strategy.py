@@ -74,8 +74,10 @@ class FederatedStrategy(DDPStrategy):
     def configure_ddp(self) -> None:
         """Makes the module equal on all ranks instead of wrapping it."""
         assert self.lightning_module is not None
-        # What clients log of a round is equal on all ranks: there is nothing to synchronise.
-        warnings.filterwarnings("ignore", message=".*recommended to use .*sync_dist=True")
+        # What is logged of a round is equal on all ranks: there is nothing to synchronise.
+        own = "(round/|train/loss|train/regulariser|(val|test)/backdoor_accuracy)"
+        message = rf".*recommended to use `self.log\('{own}.*sync_dist=True"
+        warnings.filterwarnings("ignore", message=message)
         # Lightning's gather goes through the variant that has gradients.
         warnings.filterwarnings("ignore", message=".*nn.functional.all_gather is deprecated")
         for tensor in self.lightning_module.state_dict(keep_vars=True).values():

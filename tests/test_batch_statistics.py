@@ -6,7 +6,10 @@ import copy
 
 import pytest
 import torch
+from lightning.pytorch import Callback
+from tiny import SmallImages, small_client, small_trainer
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from leadfl_pl.batch_statistics import BatchStatistics
 
@@ -24,21 +27,23 @@ BATCHES = [3 * torch.randn(n, 4, generator=torch.Generator().manual_seed(n)) for
 
 def evaluate(net: nn.Module, shares: list[list[int]], passes: int = 2) -> dict[int, list[Tensor]]:
     """The outputs by batch, with each share evaluated by a network of its own."""
-    outputs = {}
-    found = {}
+    outputs, found = {}, {}
     for share in shares:
-        own = copy.deepcopy(net)
-        places: list[int] = []
-        statistics = BatchStatistics(own, lambda places=places: places[-1], seed=1)
-        with statistics.recorded(), torch.no_grad():
+        own, statistics = copy.deepcopy(net), BatchStatistics()
+        torch.manual_seed(1)
+        statistics.start(own)
+        with torch.no_grad():
             for i in share:
-                places.append(i)
+                statistics.start_batch(i)
                 outputs[i] = [own(BATCHES[i] + n) for n in range(passes)]
+        statistics.stop()
         assert same(own, net)
         found |= statistics.found
-    merged = BatchStatistics(net, lambda: 0, seed=1)
-    merged.found = found
-    merged.apply()
+    statistics = BatchStatistics()
+    statistics.start(net)
+    statistics.stop()
+    statistics.found = found
+    statistics.apply()
     return outputs
 
 
@@ -70,30 +75,103 @@ def test_nothing_depends_on_who_evaluates_which_batch(shares: list[list[int]]) -
         assert all(torch.equal(a, b) for a, b in zip(expected[i], outputs[i], strict=True))
 
 
+def recorded(net: nn.Module, x: Tensor = BATCHES[0]) -> Tensor:
+    """The output of a batch, after which the buffers were moved by it."""
+    statistics = BatchStatistics()
+    statistics.start(net)
+    statistics.start_batch(0)
+    output = net(x)
+    statistics.stop()
+    statistics.apply()
+    return output
+
+
 def test_each_pass_draws_anew() -> None:
-    net = nn.Sequential(nn.Dropout(0.5))
-    statistics = BatchStatistics(net, lambda: 0, seed=1)
-    with statistics.recorded():
-        first, second = (net(torch.ones(64)) for _ in range(2))
-    assert not torch.equal(first, second)
+    outputs = evaluate(nn.Sequential(nn.Dropout(0.5)), [[0, 1]])
+    first, second = outputs[0]
+    assert not torch.equal(first == 0, second == 0)
+    assert not torch.equal(first[:5] == 0, outputs[1][0][:5] == 0)
 
 
-def test_layers_in_eval_mode_are_left_alone() -> None:
+def test_layers_that_do_not_move_are_left_alone() -> None:
     net = network()
     net[1].eval()
-    statistics = BatchStatistics(net, lambda: 0, seed=1)
-    with statistics.recorded(), torch.no_grad():
+    net[4].track_running_stats = False  # as Lightning freezes a layer
+    before = copy.deepcopy(net)
+    recorded(net)
+    assert same(net, before)
+
+
+def test_a_layer_without_a_counter_moves_as_pytorch_moves_it() -> None:
+    nets = [network(), network()]
+    for net in nets:
+        net[1].num_batches_tracked = None
+    recorded(nets[0])
+    nets[1](BATCHES[0])
+    torch.testing.assert_close(nets[0][1].running_mean, nets[1][1].running_mean)
+
+
+def test_other_buffers_of_a_layer_stay_where_they_are() -> None:
+    nets = [network(), network()]
+    for net in nets:
+        prune.l1_unstructured(net[1], "weight", amount=2)
+    assert torch.equal(recorded(nets[0]), nets[1](BATCHES[0]))
+
+
+def test_outside_of_batches_layers_move_by_themselves() -> None:
+    nets = [network(), network()]
+    statistics = BatchStatistics()
+    statistics.start(nets[0])
+    for net in nets:
         net(BATCHES[0])
-    assert {layer for *_, layer in statistics.found} == {0}
-    assert statistics.layers == [net[4]]
+    statistics.stop()
+    assert not statistics.found
+    assert same(*nets)
 
 
-def test_an_error_in_between_leaves_the_network_as_it_was() -> None:
+def test_an_error_in_a_layer_leaves_it_as_it_was() -> None:
     net = network()
     before = copy.deepcopy(net)
-    statistics = BatchStatistics(net, lambda: 0, seed=1)
-    with pytest.raises(RuntimeError), statistics.recorded():
-        net(torch.zeros(2, 5))
+    statistics = BatchStatistics()
+    statistics.start(net)
+    statistics.start_batch(0)
+    with pytest.raises(ValueError, match="more than 1 value"):
+        net(torch.zeros(1, 4))
+    statistics.on_exception()
     assert same(net, before)
     assert net[1].momentum == 0.1
     assert not net[1]._forward_hooks
+    assert not net[1]._forward_pre_hooks
+
+
+class Ends(Callback):
+    """The buffers as hooks of others see them."""
+
+    def __init__(self) -> None:
+        self.seen: list[Tensor] = []
+
+    def on_validation_batch_end(self, trainer, pl_module, *_) -> None:
+        self.seen.append(pl_module.model[1].running_mean.clone())
+
+    def on_validation_end(self, trainer, pl_module) -> None:
+        self.seen.append(pl_module.model[1].running_mean.clone())
+
+
+def test_hooks_see_buffers_that_are_in_use_and_at_the_end_moved_ones() -> None:
+    client, ends = small_client(evaluation_mode="train"), Ends()
+    trainer = small_trainer(callbacks=[ends], rounds=1)
+    trainer.fit(client, datamodule=SmallImages(eval_batch_size=20))
+    *during, after = ends.seen
+    assert len(during) == 3
+    assert all(torch.equal(mean, during[0]) for mean in during)
+    assert not torch.equal(after, during[0])
+    assert torch.equal(after, client.model[1].running_mean)
+
+
+@pytest.mark.parametrize("stage", ["validate", "test"])
+def test_validate_and_test_move_the_buffers_too(stage: str) -> None:
+    clients = [small_client(evaluation_mode=mode) for mode in ("train", "eval")]
+    for client in clients:
+        getattr(small_trainer(), stage)(client, SmallImages(eval_batch_size=20), verbose=False)
+    assert int(clients[0].model[1].num_batches_tracked) == 3
+    assert int(clients[1].model[1].num_batches_tracked) == 0

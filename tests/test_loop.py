@@ -430,3 +430,12 @@ def test_a_loader_of_anothers_make_is_evaluated_with_batch_statistics_too() -> N
         small_trainer(attack=fl.PatternBackdoor(), rounds=2).fit(client, datamodule=module)
         ends.append(client.state_dict())
     assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+
+
+def test_a_layer_that_was_frozen_before_the_fit_stays_so() -> None:
+    client = small_client()
+    client.model[1].eval()
+    fit(client, rounds=2)
+    assert client.model[0].training
+    assert not client.model[1].training
+    assert int(client.model[1].num_batches_tracked) == 0

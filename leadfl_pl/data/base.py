@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from leadfl_pl.batch_statistics import only_batch_norm_moves
 from leadfl_pl.data.shared import share
 from leadfl_pl.provenance import describe
 from leadfl_pl.splits import IID, Split
@@ -167,26 +168,39 @@ class FederatedDataModule(LightningDataModule):
         return TensorBatches(self.train_set, self.batch_size, shuffle=True)
 
     def val_dataloader(self) -> TensorBatches:
-        """The test set in batches, dealt out over the ranks of a Trainer."""
-        rank, world_size = self._place_among_ranks()
-        return TensorBatches(self.test_set, self.eval_batch_size, rank=rank, world_size=world_size)
+        """The test set in batches, dealt out over the ranks of a Trainer.
 
-    def _place_among_ranks(self) -> tuple[int, int]:
-        """Rank and world size; (0, 1) where every rank must have all batches.
-
-        That is where the Trainer counts batches, where there are fewer than ranks (a rank without
-        any would not be there when metrics meet), and where ranks of a Trainer that is no
-        federation would have unequally many (DistributedDataParallel waits for each).
+        In a federation one rank may have a batch more than another, so what ranks do together
+        (``sync_dist``, ``all_gather``) belongs to the end of the epoch.
         """
-        trainer = self.trainer
-        if trainer is None or trainer.limit_val_batches != 1.0:
-            return 0, 1
-        whole, rest = divmod(
-            -(-len(self.test_set.labels) // self.eval_batch_size), trainer.world_size
-        )
-        if whole == 0 or (rest and not hasattr(trainer, "federation")):
-            return 0, 1
-        return trainer.global_rank, trainer.world_size
+        limit = 1.0 if self.trainer is None else self.trainer.limit_val_batches
+        return self._evaluation_batches(limit)
 
     def test_dataloader(self) -> TensorBatches:
-        return self.val_dataloader()
+        limit = 1.0 if self.trainer is None else self.trainer.limit_test_batches
+        return self._evaluation_batches(limit)
+
+    def _evaluation_batches(self, limit: float | int) -> TensorBatches:
+        """The batches of this rank, or all where every rank must have them.
+
+        That is where the Trainer counts batches, and where there are fewer than ranks: a rank
+        without any would not be there when metrics meet. In a federation, where buffers move that
+        :class:`~leadfl_pl.batch_statistics.BatchStatistics` does not bring together. In any other
+        Trainer, where any move, and where ranks would have unequally many batches, as
+        DistributedDataParallel waits for each.
+        """
+        batches = TensorBatches(self.test_set, self.eval_batch_size)
+        trainer = self.trainer
+        if trainer is None or isinstance(limit, int) or limit != 1.0:
+            return batches
+        rank, world_size = trainer.global_rank, trainer.world_size
+        whole, rest = divmod(len(batches), world_size)
+        module = trainer.lightning_module
+        moving = getattr(module, "evaluation_mode", "eval") == "train"
+        if hasattr(trainer, "federation"):
+            keeps = whole == 0 or (moving and not only_batch_norm_moves(module))
+        else:
+            keeps = whole == 0 or rest > 0 or moving
+        if keeps:
+            return batches
+        return TensorBatches(self.test_set, self.eval_batch_size, rank=rank, world_size=world_size)

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
-from leadfl_pl import Digits
+from leadfl_pl import Digits, FederatedClient
 from leadfl_pl.data.base import ImageSet, TensorBatches, epoch_batches
 
 
@@ -29,13 +30,20 @@ def test_batches_are_cut_in_order_or_in_a_new_order_each_time() -> None:
     assert torch.equal(shuffled.sort().values, torch.arange(10))
 
 
-def loaders(world_size: int, **trainer: object) -> list[TensorBatches]:
+def loaders(
+    world_size: int, net: nn.Module | None = None, mode: str = "eval", **trainer: object
+) -> list[TensorBatches]:
+    """Those of all ranks of a federation, for six batches."""
+    client = FederatedClient(net or nn.BatchNorm2d(1), evaluation_mode=mode)
+    settings = {"limit_val_batches": 1.0, "limit_test_batches": 1.0, "federation": None} | trainer
+    settings = {key: value for key, value in settings.items() if value != "missing"}
     found = []
     for rank in range(world_size):
-        module = Digits(eval_batch_size=60)  # six batches
+        module = Digits(eval_batch_size=60)
         module.setup()
-        settings = {"limit_val_batches": 1.0, "federation": None} | trainer
-        module.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, **settings)
+        module.trainer = SimpleNamespace(
+            global_rank=rank, world_size=world_size, lightning_module=client, **settings
+        )
         found.append(module.val_dataloader())
     return found
 
@@ -57,14 +65,34 @@ def test_no_rank_is_without_a_batch() -> None:
     assert [len(loader) for loader in loaders(7)] == [6] * 7
 
 
-def test_every_rank_has_the_batches_that_a_trainer_counts() -> None:
-    assert [len(loader) for loader in loaders(2, limit_val_batches=3)] == [6, 6]
+@pytest.mark.parametrize("limit", [1, 3, 0.5])
+def test_every_rank_has_the_batches_that_a_trainer_counts(limit: float) -> None:
+    assert [len(loader) for loader in loaders(2, limit_val_batches=limit)] == [6, 6]
 
 
-@pytest.mark.parametrize(("world_size", "count"), [(2, 3), (4, 6)])
-def test_ranks_of_a_plain_trainer_have_equally_many_batches(world_size: int, count: int) -> None:
+def test_tests_have_a_limit_of_their_own() -> None:
     module = Digits(eval_batch_size=60)
     module.setup()
-    trainer = SimpleNamespace(global_rank=0, world_size=world_size, limit_val_batches=1.0)
-    module.trainer = trainer
-    assert len(module.val_dataloader()) == count
+    module.trainer = SimpleNamespace(
+        global_rank=0, world_size=2, lightning_module=None, federation=None,
+        limit_val_batches=1.0, limit_test_batches=1,
+    )  # fmt: skip
+    assert len(module.val_dataloader()) == 3
+    assert len(module.test_dataloader()) == 6
+
+
+@pytest.mark.parametrize(("mode", "count"), [("eval", 3), ("train", 6)])
+def test_where_other_layers_move_every_rank_sees_all(mode: str, count: int) -> None:
+    net = nn.InstanceNorm2d(1, track_running_stats=True)
+    assert [len(loader) for loader in loaders(2, net, mode)] == [count, count]
+    assert [len(loader) for loader in loaders(2, nn.BatchNorm2d(1), mode)] == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("world_size", "mode", "count"), [(2, "eval", 3), (4, "eval", 6), (2, "train", 6)]
+)
+def test_ranks_of_a_plain_trainer_have_equally_many_batches(
+    world_size: int, mode: str, count: int
+) -> None:
+    found = loaders(world_size, mode=mode, federation="missing")
+    assert [len(loader) for loader in found] == [count] * world_size
