@@ -3,13 +3,14 @@
     python benchmarks/step.py [--repeats 31] [--threads 1]
 
 FashionMNIST network, batches of 32, random images. In each repeat every variant trains one client
-for 2 epochs of 19 batches, in turn, so that a slow moment of the machine hits all of them; printed
-are the median of the *ratios* within a repeat and the ratio of the fastest repeats.
+for 2 epochs of 19 batches, in an order of its own, so that a slow moment of the machine, and what
+the one before left in the caches, hits all of them; printed are the median of the *ratios* within a repeat and the ratio of the fastest repeats.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -96,10 +97,12 @@ def main() -> None:
     for run in variants.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in variants}
+    turns, order = list(variants), random.Random(0)
     for _ in range(arguments.repeats):
-        for name, run in variants.items():
+        order.shuffle(turns)
+        for name in turns:
             start = time.perf_counter()
-            run()
+            variants[name]()
             seconds[name].append(time.perf_counter() - start)
     steps = EPOCHS * -(-EXAMPLES // BATCH)
     print(f"torch {torch.__version__}, {arguments.threads} thread(s), {arguments.repeats} repeats")

@@ -1,10 +1,11 @@
 """What was tried to make a local step faster on a CPU, as ratios within one run.
 
-    python benchmarks/tried.py [--threads 1] [--batch 32] [--profile]
+    python benchmarks/tried.py [--threads 1] [--batch 32] [--profile | --evaluation]
 
 FashionMNIST's network, SGD with momentum. The variants take turns, step by step, so that a slow
 moment of the machine hits all of them; printed are medians, and the share of the shipped one.
-``--profile`` prints where the time of a step goes instead.
+``--profile`` prints where the time of a step goes instead, ``--evaluation`` what 20,000 images cost
+in evaluation batches of several sizes, before and after malloc is told to keep freed memory.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import leadfl_pl as fl
+from leadfl_pl.allocator import keep_freed_memory
 from leadfl_pl.pooling import MaxPool2x2
 from leadfl_pl.provenance import commit
 
@@ -95,16 +97,40 @@ def profile(run: Step, steps: int) -> dict[str, float]:
     return dict(sorted(spent.items(), key=lambda item: -item[1]))
 
 
+def evaluation(repeats: int) -> dict[int, float]:
+    """Seconds for 20,000 images by batch size, medians."""
+    model, found = network(), {}
+    for size in (1000, 250, 100):
+        x, taken = torch.rand(size, 1, 28, 28), []
+        with torch.no_grad():
+            for i in range(repeats + 2):
+                start = time.perf_counter()
+                model(x)
+                if i >= 2:
+                    taken.append(time.perf_counter() - start)
+        found[size] = statistics.median(taken) * 20_000 / size
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--evaluation", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(f"python benchmarks/tried.py {' '.join(sys.argv[1:])}".rstrip())
     print(f"torch {torch.__version__}, {arguments.threads} thread(s), commit {commit()}")
+    if arguments.evaluation:
+        before = evaluation(20)
+        print(f"freed memory is kept from here on: {keep_freed_memory()}")
+        after = evaluation(20)
+        for size, seconds in before.items():
+            ratio = after[size] / seconds
+            print(f"batches of {size:>4}: {seconds:.2f} s, then {after[size]:.2f} s, x {ratio:.2f}")
+        return
     runs = variants(arguments.batch)
     if arguments.profile:
         for name in ("PyTorch's pooling after the ReLU", "shipped"):

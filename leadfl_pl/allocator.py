@@ -6,7 +6,7 @@ import ctypes
 import platform
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # mallopt's names for them, see mallopt(3)
-LARGEST = (1 << 30, 32 << 20)  # bytes; before glibc 2.35 the second is the most that it takes
+LARGEST = (1 << 30, 32 << 20)  # bytes; older versions take the second at most
 
 
 def keep_freed_memory() -> bool:
