@@ -4,7 +4,8 @@
 
 FashionMNIST network, batches of 32, random images. In each repeat every variant trains one client
 for 2 epochs of 19 batches, in an order of its own, so that a slow moment of the machine, and what
-the one before left in the caches, hits all of them; printed are the median of the *ratios* within a repeat and the ratio of the fastest repeats.
+the one before left in the caches, hits all of them; printed are the median of the *ratios* within
+a repeat and the ratio of the fastest repeats.
 """
 
 from __future__ import annotations
