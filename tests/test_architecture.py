@@ -33,6 +33,7 @@ LAYERS = [
         "metrics",
         "models",
         "batch_statistics",
+        "listeners",
         "plots",
         "records",
         "runs",

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import LambdaCallback
 from tiny import SmallImages, TinyImages, small_client, small_trainer, weights
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -439,3 +440,19 @@ def test_a_layer_that_was_frozen_before_the_fit_stays_so() -> None:
     assert client.model[0].training
     assert not client.model[1].training
     assert int(client.model[1].num_batches_tracked) == 0
+
+
+def test_callbacks_hear_of_local_steps_if_they_listen() -> None:
+    class Other(Callback):
+        def on_train_batch_end(self, trainer, *_) -> None:
+            assert self in trainer.callbacks
+
+    heard, known = [], []
+    listener = LambdaCallback(
+        on_after_backward=lambda trainer, _: known.append(len(trainer.callbacks)),
+        on_before_optimizer_step=lambda *_: heard.append(1),
+    )
+    trainer = fit(small_client(), callbacks=[Other(), listener], rounds=2)
+    assert set(known) == {1}
+    assert len(heard) >= len(known) > 2 * 7
+    assert {Other, LambdaCallback} < {type(callback) for callback in trainer.callbacks}
