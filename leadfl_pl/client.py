@@ -59,6 +59,7 @@ class FederatedClient(LightningModule):
         self.evaluation_mode = evaluation_mode
         self.clean_accuracy = CleanAccuracy()
         self.round_metrics: dict[str, Tensor] = {}  # what the server says of the last round
+        self.plain_steps = False  # nothing of a Trainer happens within a local step
         self._state: Any = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,7 +90,7 @@ class FederatedClient(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One local step: gradient, optimizer step, defense. Returns the loss () before it."""
-        optimizer = self.optimizers()
+        optimizer = self.optimizers(use_pl_optimizer=not self.plain_steps)
         assert not isinstance(optimizer, list)
         optimizer.zero_grad()
         loss = self.compute_gradient(batch)
@@ -118,7 +119,10 @@ class FederatedClient(LightningModule):
         """Leaves the gradient of the local loss in ``.grad`` and returns the loss ()."""
         x, y = batch
         loss = F.cross_entropy(self(x), y)
-        self.manual_backward(loss)
+        if self.plain_steps:
+            loss.backward()
+        else:
+            self.manual_backward(loss)
         return loss.detach()
 
     def finish_round(self, delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -18,7 +18,7 @@ from leadfl_pl.client import FederatedClient, MaliciousClient
 from leadfl_pl.data import FederatedDataModule, ImageSet
 from leadfl_pl.data.base import epoch_batches
 from leadfl_pl.federation import Federation
-from leadfl_pl.listeners import only_listeners
+from leadfl_pl.plain import is_plain
 from leadfl_pl.rng import derive_seed, generator
 from leadfl_pl.types import AttackerView, ClientUpdate, Cohort, ConfigError
 from leadfl_pl.vector import ModelVector
@@ -146,8 +146,8 @@ class LocalTraining:
             write_momentum(optimizer, momentum)
         start = self.read_global()
         try:
-            precision = self.trainer.precision_plugin
-            with isolate_rng(), precision.train_step_context(), only_listeners(self.trainer):
+            client.plain_steps = is_plain(self.trainer, client)
+            with isolate_rng(), self.trainer.precision_plugin.train_step_context():
                 torch.manual_seed(derive_seed(self.seed, "client", t, client_id))
                 client.start_round(derive_seed(self.seed, "noise", t, client_id))
                 batches = self._batches(client, data, order)
@@ -157,6 +157,7 @@ class LocalTraining:
             carried = read_momentum(optimizer) if self.federation.carry_momentum else None
             return self.pack(len(data.labels), delta, carried, loss, regulariser)
         finally:
+            client.plain_steps = False
             self.write_global(start)
             optimizer.zero_grad()
 

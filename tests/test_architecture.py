@@ -33,7 +33,7 @@ LAYERS = [
         "metrics",
         "models",
         "batch_statistics",
-        "listeners",
+        "plain",
         "plots",
         "records",
         "runs",

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import leadfl_pl as fl
 from leadfl_pl.data.base import as_float, epoch_batches
+from leadfl_pl.plain import is_plain
 from leadfl_pl.records import summary
 from leadfl_pl.rng import derive_seed, generator
 
@@ -442,17 +443,51 @@ def test_a_layer_that_was_frozen_before_the_fit_stays_so() -> None:
     assert int(client.model[1].num_batches_tracked) == 0
 
 
-def test_callbacks_hear_of_local_steps_if_they_listen() -> None:
-    class Other(Callback):
-        def on_train_batch_end(self, trainer, *_) -> None:
-            assert self in trainer.callbacks
+class Hearing(fl.FederatedClient):
+    """A client with a hook of its own within local steps."""
 
-    heard, known = [], []
+    heard = 0
+
+    def on_after_backward(self) -> None:
+        self.heard += 1
+
+
+def test_who_listens_to_local_steps_hears_of_each_and_changes_nothing() -> None:
+    calls: list[str] = []
     listener = LambdaCallback(
-        on_after_backward=lambda trainer, _: known.append(len(trainer.callbacks)),
-        on_before_optimizer_step=lambda *_: heard.append(1),
+        on_after_backward=lambda *_: calls.append("backward"),
+        on_before_optimizer_step=lambda *_: calls.append("step"),
     )
-    trainer = fit(small_client(), callbacks=[Other(), listener], rounds=2)
-    assert set(known) == {1}
-    assert len(heard) >= len(known) > 2 * 7
-    assert {Other, LambdaCallback} < {type(callback) for callback in trainer.callbacks}
+    plain, listened, own = small_client(), small_client(), small_client()
+    own.__class__ = Hearing
+    fit(plain, rounds=2)
+    fit(listened, callbacks=[listener], rounds=2)
+    fit(own, rounds=2)
+    assert calls.count("step") >= calls.count("backward") == own.heard > 2 * 7
+    assert torch.equal(weights(plain), weights(listened))
+    assert torch.equal(weights(plain), weights(own))
+
+
+@pytest.mark.parametrize(
+    ("settings", "plain"),
+    [
+        ({}, True),
+        ({"precision": "64-true"}, True),
+        ({"precision": "bf16-mixed"}, False),
+        ({"profiler": "simple"}, False),
+        ({"callbacks": [LambdaCallback(on_before_backward=print)]}, False),
+    ],
+)
+def test_local_steps_are_plain_where_nobody_has_a_part_in_them(settings, plain: bool) -> None:
+    assert is_plain(small_trainer(**settings), small_client()) == plain
+
+
+def test_a_client_whose_fit_failed_has_its_hooks_back() -> None:
+    class Failing(fl.NoDefense):
+        def after_step(self, step, state):
+            raise fl.ConfigError("no")
+
+    client = small_client(Failing())
+    with pytest.raises(fl.ConfigError, match="no"):
+        fit(client, rounds=1)
+    assert not client.plain_steps
