@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -9,9 +10,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 
 LOST_CONNECTION = re.compile(r"gloo|NCCL|[Cc]onnection (reset|closed|refused)|[Bb]roken pipe")
+
+LOST = (
+    "another process of this run has stopped, see its own output; the last checkpoint is whole: "
+    "go on with ckpt_path = last"
+)
 
 
 class RankLostError(RuntimeError):
@@ -27,10 +34,21 @@ def lost_ranks(world_size: int) -> Iterator[None]:
         lost = isinstance(error, torch.distributed.DistError) or LOST_CONNECTION.search(str(error))
         if world_size == 1 or not lost:
             raise
-        raise RankLostError(
-            f"another of the {world_size} processes of this run has stopped, see its own output; "
-            "the last checkpoint is whole: go on with ckpt_path = last"
-        ) from error
+        raise RankLostError(LOST) from error
+
+
+def say_lost(record: logging.LogRecord) -> bool:
+    """Makes one clear error of what Lightning's observer of processes says before it kills all.
+
+    It looks every five seconds, so that in a long round it sees a lost process before any
+    collective does.
+    """
+    if "Forcefully terminating" in record.getMessage():
+        record.msg, record.args = f"error: {LOST}", ()
+    return True
+
+
+logging.getLogger(_ChildProcessObserver.__module__).addFilter(say_lost)
 
 
 def deal(costs: Sequence[float], world_size: int) -> list[list[int | None]]:

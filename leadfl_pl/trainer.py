@@ -31,7 +31,7 @@ from leadfl_pl.federation import Federation
 from leadfl_pl.loop import FederatedLoop
 from leadfl_pl.runs import last_checkpoint
 from leadfl_pl.signals import StopSignals
-from leadfl_pl.strategy import FederatedStrategy
+from leadfl_pl.strategy import FederatedStrategy, RankLostError
 from leadfl_pl.types import ConfigError
 
 
@@ -123,13 +123,13 @@ class FederatedTrainer(Trainer):
         data = (train_dataloaders, val_dataloaders, datamodule)
         try:
             super().fit(model, *data, ckpt_path, weights_only)
+        except RankLostError:
+            self._kill_others()
+            raise
         except OSError as error:
             if (full := full_disk(error)) is None:
                 raise
-            launcher = self.strategy.launcher
-            if isinstance(launcher, _SubprocessScriptLauncher):
-                launcher.kill(SIGKILL)  # they wait for this one
-                launcher.procs.clear()  # else their observer kills this one as well
+            self._kill_others()  # they wait for this one
             what = f"cannot write {full.filename or 'the logs'}: {full.strerror}"
             raise DiskFullError(f"{what}. {self._how_to_go_on()}") from error
         finally:
@@ -137,6 +137,13 @@ class FederatedTrainer(Trainer):
         if self.stopped_by is not None:
             rounds = f"round {self.current_epoch} of {self.max_epochs}"
             self._say(f"{self.stopped_by.name}: stopped after {rounds}. {self._how_to_go_on()}")
+
+    def _kill_others(self) -> None:
+        """Kills the processes that this one started, and keeps their observer from killing it."""
+        launcher = self.strategy.launcher
+        if isinstance(launcher, _SubprocessScriptLauncher):
+            launcher.kill(SIGKILL)
+            launcher.procs.clear()
 
     def _how_to_go_on(self) -> str:
         found = [c.last for c in self.checkpoint_callbacks if isinstance(c, RoundCheckpoint)]

@@ -12,14 +12,16 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import ROOT
 from devices_job import RUNS, parts_of_the_runs
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 
 import leadfl_pl as fl
-from leadfl_pl.strategy import RankLostError, deal, lost_ranks
+from leadfl_pl.strategy import LOST, RankLostError, deal, lost_ranks
 
 JOB = str(ROOT / "tests" / "devices_job.py")
 SOME = ["none", "leadfl", "skewed", "flame", "dba", "batch statistics"]
@@ -161,7 +163,7 @@ def test_a_lost_process_stops_the_run_with_one_sentence(victim: str, tmp_path: P
         wait_until(lambda: main.poll() is not None and not alive(child), 60)
     assert time.monotonic() - killed < 60
     said = errors.read_text()
-    assert said.count("error: another of the 2 processes of this run has stopped") == 1
+    assert said.count("error: another process of this run has stopped") == 1
     assert "Traceback" not in said
     assert "sync_dist" not in said
     assert "deprecated" not in said
@@ -208,10 +210,22 @@ def test_clients_are_dealt_out_once_longest_first_to_the_least_loaded(world_size
     assert longest(hands) <= longest(in_order)
 
 
+def test_the_observer_of_processes_says_the_same_sentence(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    killed = []
+    monkeypatch.setattr(os, "kill", lambda *call: killed.append(call))
+    gone = SimpleNamespace(pid=7, returncode=-9, poll=lambda: -9, send_signal=lambda _: None)
+    with caplog.at_level("INFO"):
+        assert _ChildProcessObserver(1, [gone])._run()
+    assert killed == [(1, signal.SIGKILL)]
+    assert caplog.messages == [f"error: {LOST}"]
+
+
 def test_an_error_of_ones_own_is_not_taken_for_a_lost_process() -> None:
     with pytest.raises(RuntimeError, match="shapes do not match"), lost_ranks(2):
         raise RuntimeError("shapes do not match")
-    with pytest.raises(RankLostError, match="another of the 2 processes"), lost_ranks(2):
+    with pytest.raises(RankLostError, match="another process"), lost_ranks(2):
         raise RuntimeError("[gloo/transport/tcp/pair.cc:545] Connection reset by peer")
     with pytest.raises(RuntimeError, match="reset by peer") as caught, lost_ranks(1):
         raise RuntimeError("Connection reset by peer")
