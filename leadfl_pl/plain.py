@@ -36,7 +36,7 @@ def is_plain(trainer: Any, client: LightningModule) -> bool:
     """
     return not (
         any(differs(callback, Callback, STEP_HOOKS) for callback in trainer.callbacks)
-        or differs(client, LightningModule, (*STEP_HOOKS, "backward"))
+        or differs(client, LightningModule, (*STEP_HOOKS, "backward", "manual_backward"))
         or differs(trainer.precision_plugin, Precision, STEP_METHODS)
         or not isinstance(trainer.profiler, PassThroughProfiler)
     )

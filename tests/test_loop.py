@@ -482,6 +482,12 @@ def test_local_steps_are_plain_where_nobody_has_a_part_in_them(settings, plain: 
     assert is_plain(small_trainer(**settings), small_client()) == plain
 
 
+@pytest.mark.parametrize("hook", ["manual_backward", "backward", "on_before_optimizer_step"])
+def test_a_client_with_a_hook_of_its_own_has_no_plain_steps(hook: str) -> None:
+    own = type("Own", (fl.FederatedClient,), {hook: lambda *_: None})
+    assert not is_plain(small_trainer(), own(torch.nn.Linear(1, 1)))
+
+
 def test_a_client_whose_fit_failed_has_its_hooks_back() -> None:
     class Failing(fl.NoDefense):
         def after_step(self, step, state):
