@@ -8,6 +8,7 @@ Alone it uses one device; under torchrun or SLURM as many as there are ranks. A 
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import os
@@ -113,7 +114,13 @@ def run(name: str, root: Path) -> str | None:
     return digest.hexdigest()
 
 
+def say_if_group_is_left() -> None:
+    if torch.distributed.is_initialized():
+        print("the process group outlives the run")
+
+
 if __name__ == "__main__":
+    atexit.register(say_if_group_is_left)  # called last
     folder, names = Path(sys.argv[1]), sys.argv[2:] or list(RUNS)
     results = {name: run(name, folder) for name in names}
     if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) == 0:
