@@ -19,7 +19,9 @@ def images(shape: tuple[int, ...], kind: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", ["all different", "ties"])
-@pytest.mark.parametrize("shape", [(16, 16, 28, 28), (9, 32, 15, 13), (2, 3, 8, 8)])
+@pytest.mark.parametrize(
+    "shape", [(16, 16, 28, 28), (9, 32, 15, 13), (2, 3, 8, 8), (90, 16, 28, 28)]
+)
 def test_values_and_gradients_are_pytorchs_to_the_bit(shape: tuple[int, ...], kind: str) -> None:
     x = images(shape, kind)
     ours, theirs = MaxPool2x2()(x), F.max_pool2d(x, 2)
