@@ -4,10 +4,11 @@
         [--variants 1x1 1x2 2x1] [-- further flags of cli.py]
 
 PxT is P processes with T threads each. "first" is from the command to the end of round 0, start-up
-included; a round is the median time between two lines of the progress output; memory is the largest
-sum over the run's processes of what each has resident (RSS) and of its proportional share (PSS:
-what several processes share is counted once). The variants run one after the other; the ratio is
-against the first.
+included; a round is the median time between two lines of the progress output. Memory is summed over
+the run's processes: the most that each has had resident (RSS), which the kernel remembers, and the
+largest sum of proportional shares (PSS: what several processes share is counted once). Shares are
+looked up every five seconds only, since the kernel stops a process for that. The variants run one
+after the other; the ratio is against the first.
 """
 
 from __future__ import annotations
@@ -50,18 +51,17 @@ def processes(pid: int) -> list[int]:
     return [pid, *(p for child in children for p in processes(int(child)))]
 
 
-def memory(pid: int) -> tuple[float, float]:
-    """RSS and PSS in MB, summed over the processes."""
-    totals = {"Rss": 0.0, "Pss": 0.0}
+def memory(pid: int, file: str, key: str) -> float:
+    """What ``/proc/PID/file`` says under ``key``, in MB, summed over the processes."""
+    total = 0.0
     for process in processes(pid):
         try:
-            text = Path(f"/proc/{process}/smaps_rollup").read_text()
+            text = Path(f"/proc/{process}/{file}").read_text()
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
-        for key in totals:
-            if found := re.search(rf"^{key}:\s+(\d+) kB", text, re.MULTILINE):
-                totals[key] += int(found[1]) / 1024
-    return totals["Rss"], totals["Pss"]
+        if found := re.search(rf"^{key}:\s+(\d+) kB", text, re.MULTILINE):
+            total += int(found[1]) / 1024
+    return total
 
 
 def measure(config: str, rounds: int, count: int, threads: int, flags: list[str]) -> Measured:
@@ -72,7 +72,7 @@ def measure(config: str, rounds: int, count: int, threads: int, flags: list[str]
         "--trainer.accelerator=cpu", "--trainer.default_root_dir=run", *flags,
     ]  # fmt: skip
     ends: list[float] = []
-    peak = [0.0, 0.0]
+    rss = pss = 0.0
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         run = subprocess.Popen(
@@ -81,8 +81,13 @@ def measure(config: str, rounds: int, count: int, threads: int, flags: list[str]
         )  # fmt: skip
 
         def watch() -> None:
-            while run.poll() is None:
-                peak[:] = map(max, peak, memory(run.pid))
+            nonlocal rss, pss
+            for tick in itertools.count():
+                if run.poll() is not None:
+                    return
+                rss = max(rss, memory(run.pid, "status", "VmHWM"))
+                if tick % 10 == 9:
+                    pss = max(pss, memory(run.pid, "smaps_rollup", "Pss"))
                 time.sleep(0.5)
 
         watcher = threading.Thread(target=watch)
@@ -97,7 +102,7 @@ def measure(config: str, rounds: int, count: int, threads: int, flags: list[str]
     if run.returncode or len(ends) != rounds:
         raise RuntimeError("".join(said[-20:]))
     times = [b - a for a, b in itertools.pairwise(ends)]
-    return Measured(ends[0], statistics.median(times), *peak)
+    return Measured(ends[0], statistics.median(times), rss, pss)
 
 
 def main() -> None:
