@@ -5,7 +5,8 @@
 
 PxT is P processes with T threads each. "first" is from the command to the end of round 0, start-up
 included; a round is the median time between two lines of the progress output. Memory is summed over
-the run's processes: the most that each has had resident (RSS), which the kernel remembers, and the
+the run's processes, until the last round ends (at exit, the libraries' own clean-up reads a hundred
+MB of their files): the most that each has had resident (RSS), which the kernel remembers, and the
 largest sum of proportional shares (PSS: what several processes share is counted once). Shares are
 looked up every five seconds only, since the kernel stops a process for that. The variants run one
 after the other; the ratio is against the first.
@@ -83,7 +84,7 @@ def measure(config: str, rounds: int, count: int, threads: int, flags: list[str]
         def watch() -> None:
             nonlocal rss, pss
             for tick in itertools.count():
-                if run.poll() is not None:
+                if len(ends) == rounds or run.poll() is not None:
                     return
                 rss = max(rss, memory(run.pid, "status", "VmHWM"))
                 if tick % 10 == 9:
