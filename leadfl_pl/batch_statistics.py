@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from leadfl_pl.rng import derive_seed
+from leadfl_pl.rng import derive_seed, isolated_rng
 
 RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -25,8 +26,9 @@ class BatchStatistics(Callback):
     Does nothing unless the module has ``evaluation_mode = "train"``. Then the statistics of every
     batch are put down with its place in the test set, and the running buffers are moved by those of
     all ranks, in the order of the batches, before any other hook sees the end of the epoch. What
-    is drawn for a batch (dropout) depends on torch's seed at the start and on its place. So
-    nothing depends on which rank evaluated which batch, if the loader says which it has.
+    is drawn for a batch (dropout) depends on torch's seed at the start and on its place, and leaves
+    torch's random state as it was. So nothing depends on which rank evaluated which batch, if the
+    loader says which it has. A sanity check, which has other batches on more ranks, moves nothing.
 
     Differences:
         1. ``nn.BatchNorm2d`` moves its buffers by statistics in double precision on a CPU, here
@@ -38,6 +40,7 @@ class BatchStatistics(Callback):
         self._layers: list[Any] = []
         self._hooks: list[Any] = []
         self._seed: int | None = None  # None: not recording
+        self._isolation = ExitStack()  # of the random state
         self._place: tuple[int, int] | None = None
         self._calls = 0
 
@@ -67,6 +70,9 @@ class BatchStatistics(Callback):
         if self._seed is None:
             return
         self.stop()
+        if trainer.sanity_checking:
+            self.found = {}
+            return
         if trainer.world_size > 1:
             self.found = _of_all_ranks(self.found, trainer.world_size)
         self.apply()
@@ -90,6 +96,7 @@ class BatchStatistics(Callback):
         self.found = {}
         self._layers = [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
         self._seed = torch.initial_seed()
+        self._isolation.enter_context(isolated_rng())
         for number, layer in enumerate(self._layers):
             kept: dict[str, Any] = {}
             after = partial(self._restore, number, kept)
@@ -107,6 +114,7 @@ class BatchStatistics(Callback):
         for hook in self._hooks:
             hook.remove()
         self._hooks, self._seed, self._place = [], None, None
+        self._isolation.close()
 
     def apply(self) -> None:
         """Moves the running buffers by all that was found."""

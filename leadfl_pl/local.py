@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -19,7 +18,7 @@ from leadfl_pl.data import FederatedDataModule, ImageSet
 from leadfl_pl.data.base import epoch_batches
 from leadfl_pl.federation import Federation
 from leadfl_pl.plain import is_plain
-from leadfl_pl.rng import derive_seed, generator
+from leadfl_pl.rng import derive_seed, generator, isolated_rng
 from leadfl_pl.types import AttackerView, ClientUpdate, Cohort, ConfigError
 from leadfl_pl.vector import ModelVector
 
@@ -147,8 +146,8 @@ class LocalTraining:
         start = self.read_global()
         try:
             client.plain_steps = is_plain(self.trainer, client)
-            with isolate_rng(), self.trainer.precision_plugin.train_step_context():
-                torch.manual_seed(derive_seed(self.seed, "client", t, client_id))
+            own = isolated_rng(derive_seed(self.seed, "client", t, client_id))
+            with own, self.trainer.precision_plugin.train_step_context():
                 client.start_round(derive_seed(self.seed, "noise", t, client_id))
                 batches = self._batches(client, data, order)
                 for i, batch in enumerate(itertools.islice(batches, self.federation.local_steps)):

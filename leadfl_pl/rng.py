@@ -7,8 +7,11 @@ was resumed.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 
 
 def derive_seed(seed: int, purpose: str, *indices: int) -> int:
@@ -28,3 +31,30 @@ def generator(
 ) -> torch.Generator:
     """A generator on ``device``, seeded by :func:`derive_seed`. Streams differ between devices."""
     return torch.Generator(device=device).manual_seed(derive_seed(seed, purpose, *indices))
+
+
+@contextmanager
+def isolated_rng(seed: int | None = None) -> Iterator[None]:
+    """Draws within change no random state of the process, also where they end in an exception.
+
+    After an exception, Lightning's ``isolate_rng`` alone leaves the states as they are.
+
+    >>> torch.manual_seed(0).initial_seed()
+    0
+    >>> with isolated_rng(7):
+    ...     torch.initial_seed()
+    7
+    >>> torch.initial_seed()
+    0
+
+    Args:
+        seed: torch's, within; as it is if not given.
+    """
+    isolation = isolate_rng()
+    isolation.__enter__()
+    try:
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
+    finally:
+        isolation.__exit__(None, None, None)

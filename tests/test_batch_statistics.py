@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from lightning.pytorch import Callback
-from tiny import SmallImages, small_client, small_trainer
+from tiny import SmallImages, small_client, small_trainer, weights
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
@@ -175,3 +175,19 @@ def test_validate_and_test_move_the_buffers_too(stage: str) -> None:
         getattr(small_trainer(), stage)(client, SmallImages(eval_batch_size=20), verbose=False)
     assert int(clients[0].model[1].num_batches_tracked) == 3
     assert int(clients[1].model[1].num_batches_tracked) == 0
+
+
+def test_a_sanity_check_moves_nothing() -> None:
+    clients = [small_client(evaluation_mode="train") for _ in range(2)]
+    for client, steps in zip(clients, (0, 2), strict=True):
+        trainer = small_trainer(rounds=1, num_sanity_val_steps=steps)
+        trainer.fit(client, datamodule=SmallImages(eval_batch_size=20))
+    assert torch.equal(*map(weights, clients))
+
+
+def test_dropout_of_the_next_evaluation_does_not_depend_on_the_batches_of_this_one() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    small_trainer().validate(small_client(evaluation_mode="train"), SmallImages(), verbose=False)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.initial_seed() == 5

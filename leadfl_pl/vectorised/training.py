@@ -6,11 +6,10 @@ import warnings
 from collections.abc import Sequence
 
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from leadfl_pl.local import LocalTraining
-from leadfl_pl.rng import derive_seed, generator
+from leadfl_pl.rng import derive_seed, generator, isolated_rng
 from leadfl_pl.types import Cohort, ConfigError
 from leadfl_pl.vectorised.round import Member, Settings, VectorisedRound
 
@@ -63,7 +62,7 @@ class VectorisedTraining(LocalTraining):
         start = self.read_global()
         members = self._members(cohort, positions, last_update)
         try:
-            with isolate_rng(), self.trainer.precision_plugin.train_step_context():
+            with isolated_rng(), self.trainer.precision_plugin.train_step_context():
                 trained = VectorisedRound(
                     self.client.model,
                     members,
