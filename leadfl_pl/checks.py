@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from torch import nn
 
 from leadfl_pl.aggregators import Aggregator
 from leadfl_pl.client import FederatedClient
@@ -38,7 +39,12 @@ def check_run(
 
 
 def check_network(client: FederatedClient, datamodule: FederatedDataModule) -> None:
-    """Raises unless the network turns the data's images into one logit a class."""
+    """Raises unless the network turns the data's images into one logit a class, by itself."""
+    if any(isinstance(part, nn.SyncBatchNorm) for part in client.modules()):
+        raise ConfigError(
+            f"model.model = {type(client.model).__name__} must have no SyncBatchNorm, which would "
+            "mix the batch statistics of different clients: use BatchNorm or GroupNorm"
+        )
     x, _ = client.trainer.precision_plugin.convert_input(next(iter(datamodule.val_dataloader())))
     modes = [(part, part.training) for part in client.modules()]
     try:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from leadfl_pl.attacks import Attack
@@ -92,6 +93,7 @@ class FederatedClient(LightningModule):
         """One local step: gradient, optimizer step, defense. Returns the loss () before it."""
         optimizer = self.optimizers(use_pl_optimizer=not self.plain_steps)
         assert not isinstance(optimizer, list)
+        bare = optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
         optimizer.zero_grad()
         loss = self.compute_gradient(batch)
         optimizer.step()
@@ -104,7 +106,7 @@ class FederatedClient(LightningModule):
                     lr=optimizer.param_groups[0]["lr"],
                     step=self._step,
                     epoch_start=self._epoch_start,
-                    optimizer_step=getattr(optimizer, "optimizer", optimizer).step,
+                    optimizer_step=bare.step,
                     generator=self._generator,
                 ),
                 self._state,

@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 STEP_HOOKS = (
     "on_before_zero_grad",
@@ -32,11 +33,14 @@ def is_plain(trainer: Any, client: LightningModule) -> bool:
     """Whether nobody has anything to do between a local step's gradient and its optimizer.
 
     Then ``loss.backward()`` and the bare optimizer do what ``manual_backward`` and Lightning's
-    optimizer do, which call six hooks for every callback to find that out.
+    optimizer do, which go through all callbacks three times to find that out.
     """
+    strategy = trainer.strategy
+    base = DDPStrategy if isinstance(strategy, DDPStrategy) else Strategy
     return not (
         any(differs(callback, Callback, STEP_HOOKS) for callback in trainer.callbacks)
         or differs(client, LightningModule, (*STEP_HOOKS, "backward", "manual_backward"))
+        or differs(strategy, base, STEP_METHODS)
         or differs(trainer.precision_plugin, Precision, STEP_METHODS)
         or not isinstance(trainer.profiler, PassThroughProfiler)
     )

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import LambdaCallback
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from tiny import SmallImages, TinyImages, small_client, small_trainer, weights
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -246,6 +247,17 @@ def test_a_client_that_raises_is_left_out_of_its_round_by_name() -> None:
     assert not torch.equal(weights(client), weights(small_client()))
 
 
+def test_a_client_that_raises_leaves_the_random_state_as_it_was() -> None:
+    class Stuck(fl.NoDefense):
+        def after_step(self, step, state):
+            raise RuntimeError("stuck")
+
+    torch.manual_seed(5)
+    with pytest.warns(UserWarning, match="stuck"):
+        fit(small_client(Stuck()), rounds=1)
+    assert torch.initial_seed() == 5
+
+
 def test_a_client_that_diverged_does_not_keep_what_made_it_diverge() -> None:
     client = small_client(momentum=0.9)
     client.lr = 1e30
@@ -313,6 +325,13 @@ def test_a_rule_that_needs_more_clients_is_refused_before_training() -> None:
 def test_plain_ddp_is_refused() -> None:
     with pytest.raises(fl.ConfigError, match="would average the gradients of different clients"):
         small_trainer(strategy="ddp", devices=2)
+
+
+def test_batch_statistics_over_several_clients_are_refused() -> None:
+    client = small_client()
+    client.model[1] = torch.nn.SyncBatchNorm(4)
+    with pytest.raises(fl.ConfigError, match="must have no SyncBatchNorm, which would mix the"):
+        fit(client)
 
 
 def test_a_trigger_larger_than_the_image_is_refused() -> None:
@@ -468,10 +487,16 @@ def test_who_listens_to_local_steps_hears_of_each_and_changes_nothing() -> None:
     assert torch.equal(weights(plain), weights(own))
 
 
+class OwnStep(SingleDeviceStrategy):
+    def optimizer_step(self, *args, **kwargs):
+        return super().optimizer_step(*args, **kwargs)
+
+
 @pytest.mark.parametrize(
     ("settings", "plain"),
     [
         ({}, True),
+        ({"strategy": OwnStep("cpu")}, False),
         ({"precision": "64-true"}, True),
         ({"precision": "bf16-mixed"}, False),
         ({"profiler": "simple"}, False),
@@ -486,6 +511,32 @@ def test_local_steps_are_plain_where_nobody_has_a_part_in_them(settings, plain: 
 def test_a_client_with_a_hook_of_its_own_has_no_plain_steps(hook: str) -> None:
     own = type("Own", (fl.FederatedClient,), {hook: lambda *_: None})
     assert not is_plain(small_trainer(), own(torch.nn.Linear(1, 1)))
+
+
+class Lookahead(torch.optim.SGD):
+    """An optimizer around another one, as far as its attribute goes."""
+
+    def __init__(self, params, **kwargs) -> None:
+        super().__init__(params, **kwargs)
+        self.optimizer = torch.optim.SGD(self.param_groups[0]["params"], **kwargs)
+
+
+@pytest.mark.parametrize("kind", [fl.FederatedClient, Hearing])
+def test_a_defense_steps_with_the_optimizer_that_the_client_configured(kind: type) -> None:
+    seen = set()
+
+    class Looking(fl.NoDefense):
+        def after_step(self, step, state):
+            seen.add(type(step.optimizer_step.__self__))
+
+    class Own(kind):
+        def configure_optimizers(self):
+            return Lookahead(self.model.parameters(), lr=self.lr)
+
+    client = small_client(Looking())
+    client.__class__, client.heard = Own, 0
+    fit(client, rounds=1)
+    assert seen == {Lookahead}
 
 
 def test_a_client_whose_fit_failed_has_its_hooks_back() -> None:

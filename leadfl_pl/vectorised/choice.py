@@ -35,6 +35,7 @@ OWN_STEP = (
     "forward", "training_step", "compute_gradient", "start_round", "start_epoch", "finish_round",
     "mean_loss", "on_before_zero_grad", "on_before_backward", "on_after_backward",
     "on_before_optimizer_step", "optimizer_step", "optimizer_zero_grad", "backward",
+    "manual_backward",
 )  # fmt: skip
 STEP_HOOKS = [name for name in OWN_STEP if hasattr(Callback, name)]
 

@@ -89,6 +89,11 @@ class Decay(fl.FederatedClient):
         return torch.optim.SGD(self.model.parameters(), lr=self.lr, weight_decay=0.1)
 
 
+class OwnBackward(fl.FederatedClient):
+    def manual_backward(self, loss, *args, **kwargs):
+        super().manual_backward(2 * loss)
+
+
 class Hook(Callback):
     def on_after_backward(self, trainer, pl_module) -> None:
         pass
@@ -98,6 +103,7 @@ class Hook(Callback):
     ("kind", "callbacks", "message"),
     [
         (OwnLoss, [], r"OwnLoss overrides compute_gradient\(\)"),
+        (OwnBackward, [], r"OwnBackward overrides manual_backward\(\)"),
         (Adam, [], "the optimizer must be SGD"),
         (Decay, [], "the optimizer must be SGD"),
         (fl.FederatedClient, [Hook()], r"Hook overrides on_after_backward\(\)"),
