@@ -144,9 +144,10 @@ def main(args: list[str] | None = None) -> int:
     """Runs the command line; a configuration that cannot work is one sentence on stderr.
 
     Returns:
-        0; 2 for a wrong configuration; 1 where another process of the run is gone, or a disk is
-        full; 143 where SIGTERM and 130 where Ctrl-C stopped the run, after a round or, asked
-        twice, at once. Set ``LEADFL_PL_TRACEBACK=1`` to see where an error arose.
+        0; 2 for a wrong configuration; 1 where another process of the run is gone (137 where
+        Lightning's observer of processes saw that first), or a disk is full; 143 where SIGTERM and
+        130 where Ctrl-C stopped the run, after a round or, asked twice, at once. Set
+        ``LEADFL_PL_TRACEBACK=1`` to see where an error arose.
     """
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)")
     try:

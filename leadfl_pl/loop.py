@@ -10,16 +10,15 @@ import torch
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from leadfl_pl.allocator import keep_freed_memory
 from leadfl_pl.checks import check_run, check_same, settings
 from leadfl_pl.client import FederatedClient
 from leadfl_pl.federation import Federation, round_metrics
-from leadfl_pl.rng import derive_seed
+from leadfl_pl.rng import derive_seed, isolated_rng
 from leadfl_pl.server import Server
-from leadfl_pl.strategy import deal, lost_ranks
+from leadfl_pl.strategy import deal
 from leadfl_pl.types import ClientUpdate, Cohort
 from leadfl_pl.vectorised import local_training
 
@@ -68,8 +67,7 @@ class FederatedLoop(_FitLoop):
         """One round, or, resumed from a checkpoint of its evaluation, the rest of it."""
         self.epoch_loop.restarting = False
         t = self.trainer.current_epoch
-        with lost_ranks(self.trainer.world_size):
-            self.evaluate_again() if t < self.rounds_done else self.run_round(t)
+        self.evaluate_again() if t < self.rounds_done else self.run_round(t)
 
     def run_round(self, t: int) -> None:
         """Select, train, attack, aggregate, evaluate."""
@@ -115,8 +113,8 @@ class FederatedLoop(_FitLoop):
         """Validates the new global model, if this round is one to validate."""
         if self.epoch_loop._should_check_val_epoch():
             self.trainer.validating = True
-            with isolate_rng():  # dropout is on where evaluation_mode = "train"
-                torch.manual_seed(derive_seed(self.local.seed, "evaluation", self.rounds_done))
+            # dropout is on where evaluation_mode = "train"
+            with isolated_rng(derive_seed(self.local.seed, "evaluation", self.rounds_done)):
                 self.epoch_loop.val_loop.run()
             self.trainer.training = True
         self.epoch_loop._batches_that_stepped += 1
@@ -171,10 +169,9 @@ class FederatedLoop(_FitLoop):
 
     def on_advance_end(self) -> None:
         """Ends the round, and the run with it if a signal asked for that."""
-        with lost_ranks(self.trainer.world_size):
-            super().on_advance_end()
-            if self.ends_early():
-                raise StopIteration
+        super().on_advance_end()
+        if self.ends_early():
+            raise StopIteration
 
     def on_run_end(self) -> None:
         """Ends the fit; the client may go on in another Trainer."""

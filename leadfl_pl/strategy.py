@@ -49,9 +49,6 @@ def say_lost(record: logging.LogRecord) -> bool:
     return True
 
 
-logging.getLogger(_ChildProcessObserver.__module__).addFilter(say_lost)
-
-
 def deal(costs: Sequence[float], world_size: int) -> list[list[int | None]]:
     """Which client each rank trains in each wave, longest first; None: no client is left for it.
 
@@ -99,6 +96,10 @@ class FederatedStrategy(DDPStrategy):
     """
 
     strategy_name = "federated"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        logging.getLogger(_ChildProcessObserver.__module__).addFilter(say_lost)
 
     def setup_environment(self) -> None:
         super().setup_environment()

@@ -31,7 +31,7 @@ from leadfl_pl.federation import Federation
 from leadfl_pl.loop import FederatedLoop
 from leadfl_pl.runs import last_checkpoint
 from leadfl_pl.signals import StopSignals
-from leadfl_pl.strategy import FederatedStrategy, RankLostError
+from leadfl_pl.strategy import FederatedStrategy, RankLostError, lost_ranks
 from leadfl_pl.types import ConfigError
 
 
@@ -68,6 +68,11 @@ class FederatedTrainer(Trainer):
             raise ConfigError(
                 f"trainer.precision must be 32, 64 or bf16, got precision = {kwargs['precision']}: "
                 "a gradient scaler would scale what defenses and attacks see"
+            )
+        if kwargs.get("sync_batchnorm"):
+            raise ConfigError(
+                "trainer.sync_batchnorm must be false, got sync_batchnorm = True: it would mix the "
+                "batch statistics of different clients"
             )
         root = os.path.expanduser(kwargs.get("default_root_dir") or ".")
         kwargs["num_sanity_val_steps"] = kwargs.get("num_sanity_val_steps") or 0
@@ -137,6 +142,10 @@ class FederatedTrainer(Trainer):
         if self.stopped_by is not None:
             rounds = f"round {self.current_epoch} of {self.max_epochs}"
             self._say(f"{self.stopped_by.name}: stopped after {rounds}. {self._how_to_go_on()}")
+
+    def _run_stage(self) -> Any:
+        with lost_ranks(self.world_size):
+            return super()._run_stage()
 
     def _kill_others(self) -> None:
         """Kills the processes that this one started, and keeps their observer from killing it."""

@@ -109,6 +109,10 @@ def test_the_epoch_loop_still_has_what_ours_builds_on(name: str) -> None:
         found = getattr(found, part)
 
 
+def test_the_trainer_still_has_what_ours_builds_on() -> None:
+    assert callable(Trainer._run_stage)
+
+
 @pytest.mark.parametrize(
     ("connector", "names"),
     [

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,12 +19,24 @@ import torch
 from conftest import ROOT
 from devices_job import RUNS, parts_of_the_runs
 from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
+from tiny import SmallImages, small_client, small_trainer
 
 import leadfl_pl as fl
-from leadfl_pl.strategy import LOST, RankLostError, deal, lost_ranks
+from leadfl_pl.strategy import LOST, FederatedStrategy, RankLostError, deal, lost_ranks
 
 JOB = str(ROOT / "tests" / "devices_job.py")
 SOME = ["none", "leadfl", "skewed", "flame", "dba", "batch statistics"]
+
+
+STARTED: list[subprocess.Popen] = []
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_process_outlives_the_tests() -> Iterator[None]:
+    yield
+    for process in STARTED:
+        if process.poll() is None:
+            process.terminate()  # torchrun passes it on
 
 
 def free_port() -> str:
@@ -44,10 +56,12 @@ def start(
     if ranks > 1 or launch:
         command += ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), *launch]
         command += [] if launch else ["--master-port", free_port()]
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [*command, JOB, str(folder), *names], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"} | (variables or {}),
     )  # fmt: skip
+    STARTED.append(process)
+    return process
 
 
 def output(process: subprocess.Popen) -> str:
@@ -163,6 +177,7 @@ def test_a_lost_process_stops_the_run_with_one_sentence(victim: str, tmp_path: P
             command, cwd=tmp_path, stderr=file, stdout=file, text=True,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )  # fmt: skip
+        STARTED.append(main)  # ends after its round, on both processes
         wait_until(lambda: "round 3/" in errors.read_text(), 120)
         (child,) = children(main.pid)
         os.kill(main.pid if victim == "main" else child, signal.SIGKILL)
@@ -220,6 +235,7 @@ def test_clients_are_dealt_out_once_longest_first_to_the_least_loaded(world_size
 def test_the_observer_of_processes_says_the_same_sentence(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    FederatedStrategy()
     killed = []
     monkeypatch.setattr(os, "kill", lambda *call: killed.append(call))
     gone = SimpleNamespace(pid=7, returncode=-9, poll=lambda: -9, send_signal=lambda _: None)
@@ -237,3 +253,15 @@ def test_an_error_of_ones_own_is_not_taken_for_a_lost_process() -> None:
     with pytest.raises(RuntimeError, match="reset by peer") as caught, lost_ranks(1):
         raise RuntimeError("Connection reset by peer")
     assert not isinstance(caught.value, RankLostError)
+
+
+def test_a_process_that_is_lost_in_an_evaluation_is_said_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def lost(*_: object) -> None:
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:545] Connection reset by peer")
+
+    monkeypatch.setattr(fl.FederatedClient, "validation_step", lost)
+    monkeypatch.setattr(fl.FederatedTrainer, "world_size", 2)
+    with pytest.raises(RankLostError, match="another process of this run has stopped"):
+        small_trainer().validate(small_client(), SmallImages(), verbose=False)
