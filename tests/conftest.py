@@ -25,6 +25,8 @@ def _clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setattr("sys.argv", ["cli.py"])
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):  # what is piped has lines and no bars
+        monkeypatch.delenv(name, raising=False)
     for name in [n for n in os.environ if n.startswith(("PL_GLOBAL_SEED", "LEADFL_PL_"))]:
         monkeypatch.delenv(name)
 

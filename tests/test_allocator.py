@@ -29,8 +29,7 @@ def test_a_freed_tensors_pages_are_used_again() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True)
     before, kept, after = done.stdout.split()
     assert kept == "True", done.stderr
-    assert int(before) > 1000
-    assert int(after) < 100
+    assert int(after) < min(100, int(before) / 5)  # huge pages are few
 
 
 def test_elsewhere_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
