@@ -130,6 +130,7 @@ class BatchStatistics(Callback):
             layer.running_var.lerp_(variance, factor)
         self.found = {}
 
+    @torch.compiler.disable  # else a compiled network is compiled anew for every batch
     def _lay(self, kept: dict[str, Any], layer: Any, _: Any) -> None:
         """Lays buffers under the layer that will hold the batch's statistics, unmixed."""
         moves = layer.training and layer.track_running_stats and layer.running_mean is not None
@@ -142,6 +143,7 @@ class BatchStatistics(Callback):
             if kept[name] is not None:
                 setattr(layer, name, torch.zeros_like(kept[name]))
 
+    @torch.compiler.disable
     def _restore(self, number: int, kept: dict[str, Any], layer: Any, *_: Any) -> None:
         if not kept:
             return

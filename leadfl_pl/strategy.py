@@ -105,16 +105,16 @@ class FederatedStrategy(DDPStrategy):
         super().setup_environment()
         atexit.unregister(leave_group)  # of an earlier fit
         atexit.register(leave_group)
-
-    def configure_ddp(self) -> None:
-        """Makes the module equal on all ranks instead of wrapping it."""
-        assert self.lightning_module is not None
         # What is logged of a round is equal on all ranks: there is nothing to synchronise.
         own = "(round/|train/loss|train/regulariser|(val|test)/backdoor_accuracy)"
         message = rf".*recommended to use `self.log\('{own}.*sync_dist=True"
         warnings.filterwarnings("ignore", message=message)
         # Lightning's gather goes through the variant that has gradients.
         warnings.filterwarnings("ignore", message=".*nn.functional.all_gather is deprecated")
+
+    def configure_ddp(self) -> None:
+        """Makes the module equal on all ranks instead of wrapping it."""
+        assert self.lightning_module is not None
         for tensor in self.lightning_module.state_dict(keep_vars=True).values():
             torch.distributed.broadcast(tensor.detach(), src=0)
 

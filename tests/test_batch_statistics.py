@@ -191,3 +191,22 @@ def test_dropout_of_the_next_evaluation_does_not_depend_on_the_batches_of_this_o
     small_trainer().validate(small_client(evaluation_mode="train"), SmallImages(), verbose=False)
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.initial_seed() == 5
+
+
+def test_a_compiled_network_is_compiled_for_the_first_batch_only() -> None:
+    compilations, after_batch = [], []
+
+    def backend(graph, _):
+        compilations.append(graph)
+        return graph.forward
+
+    with torch.no_grad():
+        compiled, statistics = torch.compile(network(), backend=backend), BatchStatistics()
+        statistics.start(compiled)
+        for place in range(4):
+            statistics.start_batch(place)
+            compiled(BATCHES[0])
+            after_batch.append(len(compilations))
+        statistics.stop()
+    assert len(statistics.found) == 4 * 2
+    assert after_batch[0] == after_batch[-1] > 0
