@@ -5,8 +5,8 @@
 
 PxT is P processes with T threads each. "first" is from the command to the end of round 0, start-up
 included; a round is the median time between two lines of the progress output. Memory is summed over
-the run's processes, until the last round ends (at exit, the libraries' own clean-up reads a hundred
-MB of their files): the most that each has had resident (RSS), which the kernel remembers, and the
+the run's processes, until the last round ends (at exit, more pages of the libraries' files become
+resident): the most that each has had resident (RSS), which the kernel remembers, and the
 largest sum of proportional shares (PSS: what several processes share is counted once). Shares are
 looked up every five seconds only, since the kernel stops a process for that. The variants run one
 after the other; the ratio is against the first.
