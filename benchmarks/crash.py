@@ -29,11 +29,11 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from rich.console import Console
 from rich.table import Table
 
-from leadfl_pl.client import FederatedClient
-from leadfl_pl.command_line import main as command_line
-from leadfl_pl.federation import Federation
-from leadfl_pl.records import ROUNDS, read_run
-from leadfl_pl.runs import last_checkpoint
+from leadfl_pl.cli.main import main as command_line
+from leadfl_pl.federation.client import FederatedClient
+from leadfl_pl.federation.config import Federation
+from leadfl_pl.records.folders import last_checkpoint
+from leadfl_pl.records.rounds import ROUNDS, read_run
 
 QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
 CHECKPOINT = r"round-\d+\.ckpt$"

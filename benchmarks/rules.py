@@ -18,7 +18,7 @@ from collections.abc import Callable
 import torch
 
 import leadfl_pl as fl
-from leadfl_pl.provenance import commit
+from leadfl_pl.records.provenance import commit
 
 BOUNDS = {"median": 30, "krum": 20, "multi-krum": 20, "bulyan": 60}
 

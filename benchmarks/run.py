@@ -28,7 +28,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from leadfl_pl.provenance import commit
+from leadfl_pl.records.provenance import commit
 
 ROOT = Path(__file__).parent.parent
 ROUND = re.compile(r"^round (\d+)/")

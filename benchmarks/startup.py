@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from leadfl_pl.provenance import commit
+from leadfl_pl.records.provenance import commit
 
 ROOT = Path(__file__).parent.parent
 CLI = str(ROOT / "cli.py")

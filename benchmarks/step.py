@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 
 import leadfl_pl as fl
+from leadfl_pl.core.rng import generator
 from leadfl_pl.data.base import epoch_batches
-from leadfl_pl.rng import generator
 
 EPOCHS, EXAMPLES, BATCH = 2, 600, 32
 

@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import leadfl_pl as fl
-from leadfl_pl.allocator import keep_freed_memory
-from leadfl_pl.pooling import MaxPool2x2
-from leadfl_pl.provenance import commit
+from leadfl_pl.models.pooling import MaxPool2x2
+from leadfl_pl.records.provenance import commit
+from leadfl_pl.trainer.allocator import keep_freed_memory
 
 Step = Callable[[], Tensor]
 

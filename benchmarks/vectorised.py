@@ -26,9 +26,9 @@ import torch
 from torch import nn
 
 import leadfl_pl as fl
-from leadfl_pl.local import LocalTraining
-from leadfl_pl.vectorised import VectorisedTraining
-from leadfl_pl.vectorised.round import Member, VectorisedRound
+from leadfl_pl.federation.local import LocalTraining
+from leadfl_pl.federation.vectorised import VectorisedTraining
+from leadfl_pl.federation.vectorised.round import Member, VectorisedRound
 
 CLIENTS = 100
 

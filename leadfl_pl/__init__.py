@@ -1,5 +1,7 @@
 """Train federations under attack, defend, measure and compare, with PyTorch Lightning."""
 
+from importlib.metadata import version
+
 from leadfl_pl.aggregators import (
     FLAME,
     RFA,
@@ -44,8 +46,16 @@ from leadfl_pl.attacks import (
     SemanticBackdoor,
     WithinHonestSpread,
 )
-from leadfl_pl.callbacks import BackdoorEvaluation, RoundProgressBar, RunReport
-from leadfl_pl.client import FederatedClient, LeadFLClient, MaliciousClient
+from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.values import (
+    AttackerView,
+    ClientUpdate,
+    Cohort,
+    LocalStep,
+    Population,
+    ServerContext,
+    takes_stacks,
+)
 from leadfl_pl.data import (
     CIFAR10,
     CIFAR100,
@@ -56,10 +66,13 @@ from leadfl_pl.data import (
     ImageSet,
     TorchvisionData,
 )
+from leadfl_pl.data.splits import IID, Dirichlet, LabelLimited, QuantitySkew, Shards, Split
 from leadfl_pl.defenses import FLWBC, LDP, ClientDefense, LeadFL, NoDefense, leadfl_gradient
-from leadfl_pl.federation import Federation
+from leadfl_pl.federation.client import FederatedClient, LeadFLClient, MaliciousClient
+from leadfl_pl.federation.config import Federation
 from leadfl_pl.metrics import AverageOverRounds, BackdoorAccuracy, CleanAccuracy, MaliciousSelected
 from leadfl_pl.models import CIFAR10Net, DigitsNet, FashionMNISTNet, ResNet18
+from leadfl_pl.records.report import RunReport
 from leadfl_pl.schedules import (
     BurstySchedule,
     FixedSchedule,
@@ -68,20 +81,12 @@ from leadfl_pl.schedules import (
     ReleasedSchedule,
     Schedule,
 )
-from leadfl_pl.splits import IID, Dirichlet, LabelLimited, QuantitySkew, Shards, Split
-from leadfl_pl.strategy import FederatedStrategy
-from leadfl_pl.trainer import FederatedTrainer
-from leadfl_pl.types import (
-    AttackerView,
-    ClientUpdate,
-    Cohort,
-    ConfigError,
-    LocalStep,
-    Population,
-    ServerContext,
-    takes_stacks,
-)
-from leadfl_pl.version import __version__
+from leadfl_pl.trainer.backdoor_evaluation import BackdoorEvaluation
+from leadfl_pl.trainer.progress_bar import RoundProgressBar
+from leadfl_pl.trainer.strategy import FederatedStrategy
+from leadfl_pl.trainer.trainer import FederatedTrainer
+
+__version__ = version("leadfl_pl")
 
 __all__ = [
     "ALIE",

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from leadfl_pl.rng import generator
-from leadfl_pl.types import Cohort, ConfigError, Population
+from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.rng import generator
+from leadfl_pl.core.values import Cohort, Population
 
 
 class Schedule:

@@ -13,7 +13,7 @@ from lightning.pytorch import Callback
 from tiny import SmallImages, small_client, small_trainer, weights
 
 import leadfl_pl as fl
-from leadfl_pl.checkpoints import read_checkpoint
+from leadfl_pl.records.checkpoints import read_checkpoint
 
 Result = tuple[torch.Tensor, list[dict[str, float]]]
 FOLDER = Path("run/checkpoints/version_0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 
@@ -11,68 +12,37 @@ from conftest import ROOT
 from lightning.pytorch import Trainer
 from lightning.pytorch.loops.fit_loop import _FitLoop
 
-LAYERS = [
-    {
-        "types",
-        "rng",
-        "vector",
-        "distances",
-        "pooling",
-        "provenance",
-        "version",
-        "atomic",
-        "signals",
-        "allocator",
-    },
-    {
-        "defenses",
-        "aggregators",
-        "attacks",
-        "schedules",
-        "splits",
-        "metrics",
-        "models",
-        "batch_statistics",
-        "plain",
-        "plots",
-        "records",
-        "runs",
-    },
-    {"client", "federation", "callbacks", "checkpoints", "data"},
-    {"local", "checks", "strategy", "defaults", "vectorised"},
-    {"server"},
-    {"loop"},
-    {"trainer"},
-    {"command_line", "report", "sweep"},
-]
-LAYER = {room: i for i, rooms in enumerate(LAYERS) for room in rooms}
+FLOORS = re.findall(r"^\| (\d) \| (.+?) \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+FLOOR = {name: int(floor) for floor, names in FLOORS for name in re.findall(r"`(\w+)`", names)}
 PACKAGE = ROOT / "leadfl_pl"
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
 
 
-def imported_rooms(path) -> set[str]:
+def imported_packages(path) -> set[str]:
     tree = ast.parse(path.read_text())
     modules = [n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module]
     modules += [a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names]
     return {m.split(".")[1] for m in modules if m.startswith("leadfl_pl.")}
 
 
-def room_of(path) -> str:
+def package_of(path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_a_room_imports_from_lower_layers_only(path) -> None:
-    room = room_of(path)
-    same_layer_allowed = {("sweep", "report"), ("vectorised", "local")}
-    for other in imported_rooms(path) - {room}:
-        lower = LAYER[other] < LAYER[room]
-        assert lower or (room, other) in same_layer_allowed, f"{room} imports {other}"
+def test_imports_go_down_only(path) -> None:
+    package = package_of(path)
+    for other in imported_packages(path) - {package}:
+        assert FLOOR[other] < FLOOR[package], f"{package} imports {other}"
+
+
+def test_the_table_of_floors_names_all_there_is() -> None:
+    assert set(FLOOR) == {package_of(path) for path in FILES}
 
 
 def test_private_lightning_is_touched_in_three_files_only() -> None:
     private = ("trainer._", "_FitLoop", "epoch_loop", "trainer import call", "val_loop")
-    touching = {room_of(p) for p in FILES if any(word in p.read_text() for word in private)}
+    touching = {package_of(p) for p in FILES if any(word in p.read_text() for word in private)}
     assert touching <= {"loop", "trainer", "strategy"}
 
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from leadfl_pl.command_line import main
+from leadfl_pl.cli.main import main
 
 CONFIGS = ROOT / "configs"
 DATA = {  # what stands for the real data, by folder of experiments

@@ -2,7 +2,6 @@
 
 from leadfl_pl.aggregators.base import Aggregated, Aggregator, FedAvg
 from leadfl_pl.aggregators.bulyan import Bulyan, ReleasedBulyan
-from leadfl_pl.aggregators.door import RejectedUpdate, stack_states
 from leadfl_pl.aggregators.flame import FLAME
 from leadfl_pl.aggregators.fltrust import FLTrust
 from leadfl_pl.aggregators.krum import Krum, MultiKrum
@@ -13,6 +12,7 @@ from leadfl_pl.aggregators.pre_aggregation import PreAggregation, PreStep
 from leadfl_pl.aggregators.rfa import RFA
 from leadfl_pl.aggregators.sparsefed import SparseFed
 from leadfl_pl.aggregators.trimmed_mean import TrimmedMean
+from leadfl_pl.aggregators.validation import RejectedUpdate, stack_states
 from leadfl_pl.aggregators.weak_dp import WeakDP
 
 __all__ = [

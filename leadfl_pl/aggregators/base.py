@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from leadfl_pl.aggregators.door import reject
-from leadfl_pl.types import ConfigError, ServerContext
+from leadfl_pl.aggregators.validation import reject
+from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.values import ServerContext
 
 LARGE = 1 << 24  # entries of a stack that is not copied without need
 

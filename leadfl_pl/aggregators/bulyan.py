@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from leadfl_pl.aggregators.base import Aggregator, MeanOfSelected, require_byzantine, require_count
-from leadfl_pl.aggregators.columns import middle, over_sorted
-from leadfl_pl.distances import krum_scores, squared_distances
-from leadfl_pl.types import ConfigError
+from leadfl_pl.aggregators.order_statistics import middle, over_sorted
+from leadfl_pl.core.distances import krum_scores, squared_distances
+from leadfl_pl.core.errors import ConfigError
 
 
 class Bulyan(Aggregator):

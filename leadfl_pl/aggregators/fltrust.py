@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from leadfl_pl.aggregators.base import Aggregated, Aggregator, require_count
-from leadfl_pl.distances import inner_products, row_norms
-from leadfl_pl.types import ConfigError, ServerContext
+from leadfl_pl.core.distances import inner_products, row_norms
+from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.values import ServerContext
 
 
 class FLTrust(Aggregator):

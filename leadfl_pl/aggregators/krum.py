@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from leadfl_pl.aggregators.base import MeanOfSelected, require_byzantine, require_count
-from leadfl_pl.distances import krum_scores, squared_distances
-from leadfl_pl.types import ConfigError
+from leadfl_pl.core.distances import krum_scores, squared_distances
+from leadfl_pl.core.errors import ConfigError
 
 
 class MultiKrum(MeanOfSelected):

@@ -7,8 +7,8 @@ from typing import Literal
 from torch import Tensor
 
 from leadfl_pl.aggregators.base import Aggregator
-from leadfl_pl.aggregators.columns import middle, over_sorted
-from leadfl_pl.types import require_choice
+from leadfl_pl.aggregators.order_statistics import middle, over_sorted
+from leadfl_pl.core.errors import require_choice
 
 
 class Median(Aggregator):

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from leadfl_pl.aggregators.base import require_count
 from leadfl_pl.aggregators.pre_aggregation import PreStep
-from leadfl_pl.distances import squared_distances
-from leadfl_pl.types import ConfigError
+from leadfl_pl.core.distances import squared_distances
+from leadfl_pl.core.errors import ConfigError
 
 
 class NearestNeighborMixing(PreStep):

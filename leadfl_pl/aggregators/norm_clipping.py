@@ -6,7 +6,7 @@ from torch import Tensor
 
 from leadfl_pl.aggregators.base import require_positive
 from leadfl_pl.aggregators.pre_aggregation import PreStep
-from leadfl_pl.distances import row_norms
+from leadfl_pl.core.distances import row_norms
 
 
 class NormClipping(PreStep):

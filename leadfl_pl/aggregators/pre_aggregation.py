@@ -8,7 +8,8 @@ from typing import cast
 from torch import Tensor, nn
 
 from leadfl_pl.aggregators.base import Aggregated, Aggregator
-from leadfl_pl.types import ConfigError, ServerContext
+from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.values import ServerContext
 
 
 class PreStep(nn.Module):

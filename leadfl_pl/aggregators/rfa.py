@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from leadfl_pl.aggregators.base import Aggregator, require_count, require_positive
-from leadfl_pl.distances import distances_to_combination
+from leadfl_pl.core.distances import distances_to_combination
 
 
 def weiszfeld(

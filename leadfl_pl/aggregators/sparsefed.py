@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from leadfl_pl.aggregators.base import Aggregator, require_count, require_positive
-from leadfl_pl.distances import row_norms
-from leadfl_pl.types import ConfigError
+from leadfl_pl.core.distances import row_norms
+from leadfl_pl.core.errors import ConfigError
 
 
 class SparseFed(Aggregator):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from leadfl_pl.aggregators.base import Aggregator
-from leadfl_pl.aggregators.columns import over_sorted
-from leadfl_pl.types import ConfigError
+from leadfl_pl.aggregators.order_statistics import over_sorted
+from leadfl_pl.core.errors import ConfigError
 
 
 class TrimmedMean(Aggregator):

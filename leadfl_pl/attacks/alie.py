@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from leadfl_pl.attacks.base import Attack, CraftedUpdates
-from leadfl_pl.types import ConfigError
+from leadfl_pl.core.errors import ConfigError
 
 
 def largest_z(n: int, num_malicious: int) -> float:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from leadfl_pl.attacks.base import Attack, Task, require_class
-from leadfl_pl.types import ConfigError, require_choice, takes_stacks
+from leadfl_pl.core.errors import ConfigError, require_choice
+from leadfl_pl.core.values import takes_stacks
 
 LEAVE = float("nan")  # "leave the image as it is"
 NINE_PIXELS: tuple[tuple[float, ...], ...] = (

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from leadfl_pl.types import AttackerView, ConfigError, takes_stacks
+from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.values import AttackerView, takes_stacks
 
 Task = tuple[Tensor, Tensor]  # images (B, C, H, W) in the scale the data module gives, labels (B,)
 Triggered = tuple[Tensor, Tensor, Tensor]  # images, labels the attacker wants, which count (B,)
@@ -22,14 +23,14 @@ class Attack:
     on updates overrides :meth:`corrupt`. An attack that plants a backdoor overrides
     :meth:`trigger`, which evaluation uses.
 
-    With the mark of :func:`~leadfl_pl.types.takes_stacks`, :meth:`tasks` treats every example by
+    With the mark of :func:`~leadfl_pl.takes_stacks`, :meth:`tasks` treats every example by
     itself and is given several clients' batches end to end; :meth:`balance` is given losses (T, m)
     and gradients (m, ...) of m clients, and returns weights (T, m); :meth:`project` is given
     gradients (m, ...).
     """
 
     def check(self, image_shape: Sequence[int], num_classes: int) -> None:
-        """Raises :class:`~leadfl_pl.types.ConfigError` if it does not fit images (C, H, W)."""
+        """Raises :class:`~leadfl_pl.ConfigError` if it does not fit images (C, H, W)."""
 
     def local(self, view: AttackerView) -> Attack:
         """The attack as one malicious client carries it out in one round."""

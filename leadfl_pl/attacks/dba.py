@@ -9,7 +9,8 @@ import torch
 
 from leadfl_pl.attacks.backdoor import LEAVE, PatternBackdoor
 from leadfl_pl.attacks.base import Attack
-from leadfl_pl.types import AttackerView, ConfigError
+from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.values import AttackerView
 
 NUM_BARS = 4
 

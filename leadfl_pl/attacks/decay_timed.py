@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from leadfl_pl.attacks.base import Attack, AttackWrapper, overrides
-from leadfl_pl.types import AttackerView, ConfigError
+from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.values import AttackerView
 
 CHUNK = 256  # images at a time
 

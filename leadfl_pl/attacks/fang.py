@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from leadfl_pl.attacks.base import Attack, CraftedUpdates
-from leadfl_pl.distances import krum_scores, squared_distances
-from leadfl_pl.types import ConfigError
+from leadfl_pl.core.distances import krum_scores, squared_distances
+from leadfl_pl.core.errors import ConfigError
 
 SMALLEST_LAMBDA = 1e-5  # the paper's
 

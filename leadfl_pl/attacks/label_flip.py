@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from leadfl_pl.attacks.base import Attack, Task, Triggered, require_class
-from leadfl_pl.types import ConfigError, takes_stacks
+from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.values import takes_stacks
 
 
 class LabelFlip(Attack):

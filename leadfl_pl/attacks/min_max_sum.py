@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from leadfl_pl.attacks.base import Attack, CraftedUpdates
-from leadfl_pl.distances import squared_distances
-from leadfl_pl.types import require_choice
+from leadfl_pl.core.distances import squared_distances
+from leadfl_pl.core.errors import require_choice
 
 Perturbation = Literal["std", "sign", "unit"]
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from leadfl_pl.attacks.base import Attack, AttackWrapper
-from leadfl_pl.types import ConfigError
+from leadfl_pl.core.errors import ConfigError
 
 
 class ModelReplacement(AttackWrapper):

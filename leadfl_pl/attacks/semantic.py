@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from leadfl_pl.attacks.base import Attack, Task, Triggered, require_class
-from leadfl_pl.types import ConfigError
+from leadfl_pl.core.errors import ConfigError
 
 
 class Feature:

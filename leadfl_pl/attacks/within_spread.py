@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from leadfl_pl.attacks.base import Attack, AttackWrapper
-from leadfl_pl.types import require_choice
+from leadfl_pl.core.errors import require_choice
 
 
 class WithinHonestSpread(AttackWrapper):

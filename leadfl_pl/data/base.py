@@ -9,11 +9,11 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from leadfl_pl.batch_statistics import only_batch_norm_moves
+from leadfl_pl.core.describe import describe
+from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.data.shared import share
-from leadfl_pl.provenance import describe
-from leadfl_pl.splits import IID, Split
-from leadfl_pl.types import ConfigError
+from leadfl_pl.data.splits import IID, Split
+from leadfl_pl.trainer.batch_statistics import only_batch_norm_moves
 
 
 class ImageSet(NamedTuple):
@@ -185,7 +185,7 @@ class FederatedDataModule(LightningDataModule):
 
         That is where the Trainer counts batches, and where there are fewer than ranks: a rank
         without any would not be there when metrics meet. In a federation, where buffers move that
-        :class:`~leadfl_pl.batch_statistics.BatchStatistics` does not bring together. In any other
+        :class:`~leadfl_pl.trainer.batch_statistics.BatchStatistics` does not bring together. In any other
         Trainer, where any move, and where ranks would have unequally many batches, as
         DistributedDataParallel waits for each.
         """

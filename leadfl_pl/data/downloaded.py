@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 import torch
 
+from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.data.base import FederatedDataModule, ImageSet
-from leadfl_pl.splits import Split
-from leadfl_pl.types import ConfigError
+from leadfl_pl.data.splits import Split
 
 
 class DownloadedData(FederatedDataModule, ABC):

@@ -12,9 +12,9 @@ import torch
 import torchvision
 from torch import Tensor
 
+from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.data.base import FederatedDataModule, ImageSet
-from leadfl_pl.splits import Split
-from leadfl_pl.types import ConfigError
+from leadfl_pl.data.splits import Split
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 DEBIAN_HINT = "install the Debian package dataset-fashion-mnist"

@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.rng import derive_seed
 from leadfl_pl.data.base import FederatedDataModule, ImageSet
-from leadfl_pl.rng import derive_seed
-from leadfl_pl.splits import Split
-from leadfl_pl.types import ConfigError
+from leadfl_pl.data.splits import Split
 
 PLAIN_MODE = {"L": "L", "1": "L", "LA": "L", "RGB": "RGB", "P": "RGB", "RGBA": "RGB"}
 
@@ -119,7 +119,7 @@ class TorchvisionData(FederatedDataModule):
     Images may be PIL images, arrays or tensors, see :func:`read_image`; grey ones become
     (1, H, W), colour ones (3, H, W). ``image_shape`` and ``num_classes`` (the largest label, or
     the data set's ``classes``, decides) are there after ``setup``. Normalisation belongs into the
-    network, see :class:`leadfl_pl.models.Normalize`: triggers are written in raw pixels.
+    network, see :class:`leadfl_pl.models.networks.Normalize`: triggers are written in raw pixels.
 
     Args:
         train, test: e.g. ``torchvision.datasets.SVHN``, by class path.

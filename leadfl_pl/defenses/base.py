@@ -9,7 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from leadfl_pl.types import ConfigError, LocalStep, require_choice, takes_stacks
+from leadfl_pl.core.errors import ConfigError, require_choice
+from leadfl_pl.core.values import LocalStep, takes_stacks
 
 ParameterChoice = Literal["all", "weights"]
 
@@ -21,7 +22,7 @@ class ClientDefense:
     :meth:`after_step` and handed back at the next step, so one object serves all clients.
 
     :meth:`start`, :meth:`after_step` and :meth:`regulariser` may bear the mark of
-    :func:`~leadfl_pl.types.takes_stacks`: vectorised execution then calls them for many clients
+    :func:`~leadfl_pl.takes_stacks`: vectorised execution then calls them for many clients
     at once, otherwise client by client.
     """
 
@@ -43,7 +44,7 @@ class ClientDefense:
     def regulariser(self, state: Any) -> Tensor | None:
         """The penalty () of the last local step for logging; None for a defense without one.
 
-        With :func:`~leadfl_pl.types.takes_stacks`, (m,) for m clients.
+        With :func:`~leadfl_pl.takes_stacks`, (m,) for m clients.
         """
         return None
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from leadfl_pl.core.values import LocalStep, takes_stacks
 from leadfl_pl.defenses.base import (
     LaplaceDefense,
     add_noise_,
@@ -16,7 +17,6 @@ from leadfl_pl.defenses.base import (
     laplace_noise,
     pick,
 )
-from leadfl_pl.types import LocalStep, takes_stacks
 
 
 def mask_noise_(noise: list[Tensor], grads: list[Tensor], last_grads: list[Tensor]) -> None:

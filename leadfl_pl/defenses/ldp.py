@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from leadfl_pl.core.values import LocalStep, takes_stacks
 from leadfl_pl.defenses.base import (
     LaplaceDefense,
     add_noise_,
@@ -13,7 +14,6 @@ from leadfl_pl.defenses.base import (
     laplace_noise,
     pick,
 )
-from leadfl_pl.types import LocalStep, takes_stacks
 
 
 class LDP(LaplaceDefense):

@@ -9,6 +9,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from leadfl_pl.core.errors import ConfigError, require_choice
+from leadfl_pl.core.values import LocalStep, takes_stacks
 from leadfl_pl.defenses.base import (
     ClientDefense,
     ParameterChoice,
@@ -17,7 +19,6 @@ from leadfl_pl.defenses.base import (
     per_client,
     pick,
 )
-from leadfl_pl.types import ConfigError, LocalStep, require_choice, takes_stacks
 
 Norm = Literal["l2", "squared"]
 Formulation = Literal["report", "released"]
@@ -139,7 +140,7 @@ class LeadFL(ClientDefense):
     >>> LeadFL(alpha=-1.0)
     Traceback (most recent call last):
     ...
-    leadfl_pl.types.ConfigError: LeadFL: alpha must be >= 0, got alpha = -1.0
+    leadfl_pl.core.values.ConfigError: LeadFL: alpha must be >= 0, got alpha = -1.0
 
     References:
         Zhu, Roos, Chen. LeadFL: Client Self-Defense against Model Poisoning in Federated

@@ -16,7 +16,7 @@ from leadfl_pl import (
     PreAggregation,
     SparseFed,
 )
-from leadfl_pl.provenance import describe
+from leadfl_pl.core.describe import describe
 
 
 def stack(n: int = 9) -> torch.Tensor:

@@ -7,7 +7,7 @@ import torch
 from tiny import NetWithBatchNorm
 
 import leadfl_pl as fl
-from leadfl_pl.types import AttackerView
+from leadfl_pl.core.values import AttackerView
 
 BARS = [  # rows and columns, as the paper's code lists them for MNIST
     [(0, 0), (0, 1), (0, 2), (0, 3)],

@@ -9,7 +9,7 @@ from torch import nn
 
 import leadfl_pl as fl
 from leadfl_pl.attacks.decay_timed import CHUNK, backdoor_accuracy
-from leadfl_pl.types import AttackerView
+from leadfl_pl.core.values import AttackerView
 
 
 class Bright(nn.Module):

@@ -8,7 +8,7 @@ from tiny import NetWithBatchNorm, SmallImages, small_client, small_trainer, wei
 
 import leadfl_pl as fl
 from leadfl_pl.attacks.neurotoxin import spared
-from leadfl_pl.types import AttackerView
+from leadfl_pl.core.values import AttackerView
 
 
 def view(last: list[torch.Tensor] | None) -> AttackerView:

@@ -15,7 +15,7 @@ from torchvision import transforms
 from torchvision.datasets import FakeData
 
 from leadfl_pl import ConfigError, TorchvisionData
-from leadfl_pl.command_line import main
+from leadfl_pl.cli.main import main
 from leadfl_pl.data.torchvision_sets import read_image
 
 COLOUR = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)  # H, W, C

@@ -1,0 +1,1 @@
+"""What all else builds on: values that travel, errors, random streams, vectors, distances."""

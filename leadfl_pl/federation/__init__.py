@@ -1,0 +1,1 @@
+"""A round: its configuration, its clients, its server."""

@@ -1,0 +1,233 @@
+"""The clients: LightningModules whose ``training_step`` is one local step."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+
+from leadfl_pl.attacks import Attack
+from leadfl_pl.core.errors import ConfigError, require_choice
+from leadfl_pl.core.values import LocalStep
+from leadfl_pl.defenses import ClientDefense, LeadFL, NoDefense
+from leadfl_pl.defenses.leadfl import Formulation, Norm
+from leadfl_pl.metrics import CleanAccuracy
+
+Batch = tuple[Tensor, Tensor]  # images (B, C, H, W), classes (B,)
+
+
+class FederatedClient(LightningModule):
+    """An honest client: local SGD on the cross-entropy, with a client-side defense.
+
+    Works in any Lightning ``Trainer``, where the whole fit is one client's local training, and as
+    the client of a :class:`~leadfl_pl.FederatedTrainer`, which runs it once for every client of a
+    round. Optimization is manual, so that the defense can act between two local steps.
+
+    Args:
+        model: the network; images (B, C, H, W) to logits (B, classes).
+        defense: what the client does besides SGD; nothing if not given.
+        lr: learning rate eta, > 0.
+        momentum: of SGD, in [0, 1).
+        evaluation_mode: ``"train"`` evaluates with batch statistics and lets evaluation move
+            BatchNorm's running buffers, as the released LeadFL code does; ``"eval"`` does not.
+
+    Raises:
+        ConfigError: ``lr`` or ``momentum`` out of range.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        defense: ClientDefense | None = None,
+        lr: float = 0.01,
+        momentum: float = 0.0,
+        evaluation_mode: Literal["eval", "train"] = "eval",
+    ) -> None:
+        super().__init__()
+        if not lr > 0:
+            raise ConfigError(f"model.lr must be > 0, got lr = {lr}")
+        require_choice("model", "evaluation_mode", evaluation_mode, ("eval", "train"))
+        if not 0 <= momentum < 1:
+            raise ConfigError(f"model.momentum must be in [0, 1), got momentum = {momentum}")
+        self.automatic_optimization = False
+        self.model = model
+        self.defense = defense or NoDefense()
+        self.lr = lr
+        self.momentum = momentum
+        self.evaluation_mode = evaluation_mode
+        self.clean_accuracy = CleanAccuracy()
+        self.round_metrics: dict[str, Tensor] = {}  # what the server says of the last round
+        self.plain_steps = False  # nothing of a Trainer happens within a local step
+        self._state: Any = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        params = [p for p in self.model.parameters() if p.requires_grad]
+        return torch.optim.SGD(params, lr=self.lr, momentum=self.momentum)
+
+    # ------------------------------------------------------------------ local training
+
+    def start_round(self, noise_seed: int) -> None:
+        """Forgets what the defense remembers; its noise is drawn from ``noise_seed``."""
+        named = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+        self._names = [n for n, _ in named]
+        self._params: list[nn.Parameter] = [p for _, p in named]
+        self._data = [p.detach() for p in self._params]
+        device = self._data[0].device
+        self._generator = torch.Generator(device).manual_seed(noise_seed)
+        self._state = self.defense.start(self._names, self._data)
+        self._step = 0
+        self._loss_sum, self._loss_steps = torch.zeros((), device=device), 0
+        self.start_epoch()
+
+    def start_epoch(self) -> None:
+        """Says that the next local step is the first of a local epoch."""
+        self._epoch_start = True
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One local step: gradient, optimizer step, defense. Returns the loss () before it."""
+        optimizer = self.optimizers(use_pl_optimizer=not self.plain_steps)
+        assert not isinstance(optimizer, list)
+        bare = optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
+        optimizer.zero_grad()
+        loss = self.compute_gradient(batch)
+        optimizer.step()
+        with torch.no_grad():
+            self._state = self.defense.after_step(
+                LocalStep(
+                    names=self._names,
+                    params=self._data,
+                    grads=[torch.zeros_like(p) if p.grad is None else p.grad for p in self._params],
+                    lr=optimizer.param_groups[0]["lr"],
+                    step=self._step,
+                    epoch_start=self._epoch_start,
+                    optimizer_step=bare.step,
+                    generator=self._generator,
+                ),
+                self._state,
+            )
+            self._loss_sum += loss
+        self._step += 1
+        self._loss_steps += 1
+        self._epoch_start = False
+        return loss
+
+    def compute_gradient(self, batch: Batch) -> Tensor:
+        """Leaves the gradient of the local loss in ``.grad`` and returns the loss ()."""
+        x, y = batch
+        loss = F.cross_entropy(self(x), y)
+        if self.plain_steps:
+            loss.backward()
+        else:
+            self.manual_backward(loss)
+        return loss.detach()
+
+    def finish_round(self, delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The update (d,) to send, the mean loss () over the local steps, the regulariser ()."""
+        regulariser = self.defense.regulariser(self._state)
+        if regulariser is None:
+            regulariser = torch.zeros_like(self._loss_sum)
+        delta = self.defense.finish(delta, self._generator)
+        return delta, self.mean_loss(), regulariser
+
+    def mean_loss(self) -> Tensor:
+        """Mean loss () over the local steps of the round (in a plain Trainer: of the epoch)."""
+        return self._loss_sum / max(1, self._loss_steps)
+
+    # ------------------------------------------------------------------ hooks of a Trainer
+
+    def on_train_start(self) -> None:
+        self.start_round(torch.initial_seed())
+
+    def on_train_epoch_start(self) -> None:
+        self.start_epoch()
+        self._loss_sum, self._loss_steps = torch.zeros_like(self._loss_sum), 0
+
+    def on_train_epoch_end(self) -> None:
+        self.log_dict(self.round_metrics or {"train/loss": self.mean_loss()})
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch, "test")
+
+    def _evaluate(self, batch: Batch, stage: str) -> None:
+        x, y = batch
+        self.clean_accuracy.update(self(x), y)
+        self.log(f"{stage}/clean_accuracy", self.clean_accuracy, batch_size=len(y))
+
+    def on_validation_model_eval(self) -> None:
+        self.train(self.evaluation_mode == "train")
+
+    def on_test_model_eval(self) -> None:
+        self.train(self.evaluation_mode == "train")
+
+
+class LeadFLClient(FederatedClient):
+    """An honest client that runs LeadFL, ready for one's own project.
+
+    Args:
+        model: the network; images (B, C, H, W) to logits (B, classes).
+        alpha, clip, norm, formulation: see :class:`~leadfl_pl.LeadFL`.
+        lr, momentum: see :class:`FederatedClient`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        alpha: float = 0.4,
+        clip: float = 0.2,
+        norm: Norm = "l2",
+        formulation: Formulation = "report",
+        lr: float = 0.01,
+        momentum: float = 0.0,
+    ) -> None:
+        super().__init__(model, LeadFL(alpha, clip, norm, formulation), lr, momentum)
+
+
+class MaliciousClient(FederatedClient):
+    """A client that trains on what an attack makes of its batches.
+
+    Args:
+        model: the network.
+        attack: makes the tasks and balances their gradients.
+        defense: run by the malicious client as well, to look like an honest one; none by default.
+        lr, momentum: see :class:`FederatedClient`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        attack: Attack,
+        defense: ClientDefense | None = None,
+        lr: float = 0.01,
+        momentum: float = 0.0,
+    ) -> None:
+        super().__init__(model, defense, lr, momentum)
+        self.attack = attack
+
+    def compute_gradient(self, batch: Batch) -> Tensor:
+        losses: list[Tensor] = []
+        gradients: list[list[Tensor]] = []
+        for x, y in self.attack.tasks(*batch):
+            loss = F.cross_entropy(self(x), y)
+            found = torch.autograd.grad(loss, self._params, materialize_grads=True)
+            gradients.append(list(found))
+            losses.append(loss.detach())
+        stacked = torch.stack(losses)
+        weights = self.attack.balance(stacked, gradients)
+        for weight, gradient in zip(weights, gradients, strict=True):
+            torch._foreach_mul_(gradient, weight)
+        total = gradients[0]
+        for gradient in gradients[1:]:
+            torch._foreach_add_(total, gradient)
+        for p, g in zip(self._params, self.attack.project(total), strict=True):
+            p.grad = g
+        return (weights * stacked).sum()

@@ -1,0 +1,249 @@
+"""The local training of one round, for all clients of a rank at once."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from leadfl_pl.attacks import Attack
+from leadfl_pl.core.values import LocalStep
+from leadfl_pl.data import ImageSet
+from leadfl_pl.data.base import as_float
+from leadfl_pl.defenses import ClientDefense
+from leadfl_pl.federation.vectorised.model import Losses, Piece, StackedModel, cat, sgd_, touching
+from leadfl_pl.federation.vectorised.teams import Gang, OneByOne, gangs, on_stacks
+
+Pair = tuple[Tensor, Tensor]
+
+
+class Member(NamedTuple):
+    """A client of the round, a row of the stack."""
+
+    position: int  # in the cohort
+    client_id: int
+    part: Tensor  # (N,) its examples in the training set
+    attack: Attack | None  # of a malicious client
+    order: torch.Generator  # of its examples in an epoch (CPU)
+    noise: torch.Generator  # of its defense
+    seed: int  # of torch's global generator while code runs that was written for one client
+
+
+class Settings(NamedTuple):
+    """How long and with what the members train."""
+
+    data: ImageSet  # the training set, on the device
+    batch_size: int
+    epochs: int | None
+    steps: int | None  # in place of epochs
+    lr: float
+    momentum: float
+    convert: Callable[[Pair], Any]  # a batch to the Trainer's precision
+
+
+class Share(NamedTuple):
+    """Rows of equal batch size: honest ones, or those of a gang."""
+
+    rows: slice
+    gang: Gang | None
+    num_tasks: int  # T
+
+    def combine(self, found: dict[tuple[int, int], Losses]) -> Losses:
+        """The losses and gradients of the local step, given those of the tasks."""
+        tasks = [found[k, self.rows.start] for k in range(self.num_tasks)]
+        if self.gang is None:
+            return tasks[0]
+        losses = torch.stack([t.losses for t in tasks])
+        return Losses(*self.gang.combine(self.rows, losses, [t.grads for t in tasks]))
+
+
+class Block:
+    """Successive rows of one kind that take equally many steps an epoch, with their defense."""
+
+    def __init__(self, start: int, stop: int, malicious: bool, length: int, limit: int) -> None:
+        self.start, self.stop, self.malicious = start, stop, malicious
+        self.length = length  # steps an epoch
+        self.limit = limit  # steps in the round
+        self.defense: ClientDefense | OneByOne = ClientDefense()
+        self.state: Any = None
+
+    def takes(self, epoch: int, j: int) -> bool:
+        """Whether there is a step j in this epoch."""
+        return j < self.length and epoch * self.length + j < self.limit
+
+
+class VectorisedRound:
+    """Stacks the members and trains them.
+
+    Epochs begin together. In step j of an epoch, rows of equal batch size share a pass through
+    the network; nothing is padded, and a client that has finished is left out.
+
+    Args:
+        model: with the global weights, which stay as they are.
+        members: honest ones first, each kind in the order of size, so that rows which act alike
+            are neighbours.
+        defenses: of honest and of malicious members.
+        momenta: (m,) carried from an earlier round, for each member, None without.
+        settings: see :class:`Settings`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        members: Sequence[Member],
+        defenses: tuple[ClientDefense, ClientDefense],
+        momenta: Sequence[Tensor | None],
+        settings: Settings,
+    ) -> None:
+        self.members, self.settings = members, settings
+        self.stack = StackedModel(model, len(members))
+        params = self.stack.params
+        self.momenta = [torch.zeros_like(p) for p in params] if settings.momentum else []
+        for row, carried in enumerate(momenta):
+            if carried is not None and self.momenta:
+                parts = carried.split([p[0].numel() for p in params])
+                for stack, part in zip(self.momenta, parts, strict=True):
+                    stack[row] = part.view_as(stack[row])
+        self.loss_sum = torch.zeros(len(members), device=params[0].device)
+        self._rng: list[list[Tensor] | None] = [None] * len(members)
+        honest = sum(m.attack is None for m in members)
+        attacks = [m.attack for m in members if m.attack is not None]
+        self._gangs: list[Gang | None] = [None] * honest  # by row
+        for gang in gangs(attacks, honest, self.alone):
+            self._gangs += [gang] * (gang.stop - gang.start)
+        self.blocks = self._make_blocks(defenses)
+
+    def _make_blocks(self, defenses: tuple[ClientDefense, ClientDefense]) -> list[Block]:
+        settings = self.settings
+
+        def key(row: int) -> tuple[bool, int]:
+            member = self.members[row]
+            return member.attack is not None, max(1, -(-len(member.part) // settings.batch_size))
+
+        blocks = []
+        for (malicious, length), rows in itertools.groupby(range(len(self.members)), key):
+            first, *rest = rows
+            limit = settings.steps or length * (settings.epochs or 1)
+            block = Block(first, first + len(rest) + 1, malicious, length, limit)
+            block.defense = on_stacks(defenses[malicious], self.alone, first)
+            params = [p[block.start : block.stop] for p in self.stack.params]
+            block.state = block.defense.start(self.stack.names, params)
+            blocks.append(block)
+        return blocks
+
+    # ------------------------------------------------------------------ training
+
+    def train(self) -> None:
+        """All local steps of all members."""
+        for epoch in itertools.count():
+            active = [b for b in self.blocks if b.takes(epoch, 0)]
+            if not active:
+                return
+            batches = self._draw_batches(active)
+            for j in range(max(b.length for b in active)):
+                stepping = [b for b in active if b.takes(epoch, j)]
+                for span in touching(stepping):
+                    self.step(span, epoch, j, {r: b[j] for r, b in batches.items() if j < len(b)})
+
+    def _draw_batches(self, blocks: list[Block]) -> dict[int, tuple[Tensor, ...]]:
+        """One epoch of every row: the examples of its batches, on the device, in one transfer."""
+        rows = [row for b in blocks for row in range(b.start, b.stop)]
+        orders = []
+        for row in rows:
+            part = self.members[row].part
+            orders.append(part[torch.randperm(len(part), generator=self.members[row].order)])
+        found = torch.cat(orders).to(self.settings.data.labels.device)
+        parts = found.split([len(order) for order in orders])
+        return {
+            row: part.split(self.settings.batch_size) for row, part in zip(rows, parts, strict=True)
+        }
+
+    def step(self, span: list[Block], epoch: int, j: int, index: dict[int, Tensor]) -> None:
+        """One local step of successive blocks. No host synchronisation.
+
+        Args:
+            span: the blocks.
+            epoch, j: step j of this local epoch.
+            index: for each row the examples (B,) of its batch.
+        """
+        start, stop = span[0].start, span[-1].stop
+        pieces, shares = self._pieces(start, stop, index)
+        found = self.stack.solve(pieces)
+        with torch.no_grad():
+            rows = [share.combine(found) for share in shares]
+            self.loss_sum[start:stop] += cat([r.losses for r in rows])
+            grads = [cat(list(parts)) for parts in zip(*(r.grads for r in rows), strict=True)]
+            self._update(slice(start, stop), grads)
+            for block in span:
+                self._defend(block, epoch, j, [g[block.start - start :] for g in grads])
+
+    def _pieces(
+        self, start: int, stop: int, index: dict[int, Tensor]
+    ) -> tuple[list[Piece], list[Share]]:
+        """The batches of rows start .. stop - 1, and what to make of the gradients on them."""
+        pieces: list[Piece] = []
+        shares: list[Share] = []
+
+        def key(row: int) -> tuple[Gang | None, int]:
+            return self._gangs[row], len(index[row])
+
+        for (gang, _), rows in itertools.groupby(range(start, stop), key):
+            first, *rest = rows
+            rows_shared = slice(first, first + len(rest) + 1)
+            chosen = torch.stack([index[row] for row in (first, *rest)])  # (m, B)
+            images, labels = self.settings.data
+            x, y = self.settings.convert((as_float(images[chosen]), labels[chosen]))
+            tasks = [(x, y)] if gang is None else gang.tasks(rows_shared, x, y)
+            pieces += [Piece(k, first, *task) for k, task in enumerate(tasks)]
+            shares.append(Share(rows_shared, gang, len(tasks)))
+        return pieces, shares
+
+    def _update(self, rows: slice, grads: list[Tensor]) -> None:
+        params, momenta = ([s[rows] for s in stack] for stack in (self.stack.params, self.momenta))
+        sgd_(params, grads, momenta, self.settings.lr, self.settings.momentum)
+
+    def _defend(self, block: Block, epoch: int, j: int, grads: list[Tensor]) -> None:
+        rows = slice(block.start, block.stop)
+        grads = [g[: block.stop - block.start] for g in grads]
+
+        def optimizer_step(i: int | None = None) -> None:
+            """Of the whole block, or of its row i alone."""
+            if i is None:
+                self._update(rows, grads)
+            else:
+                one = slice(block.start + i, block.start + i + 1)
+                self._update(one, [g[i : i + 1] for g in grads])
+
+        generators = [m.noise for m in self.members[rows]]
+        step = LocalStep(
+            names=self.stack.names,
+            params=[p[rows] for p in self.stack.params],
+            grads=grads,
+            lr=self.settings.lr,
+            step=epoch * block.length + j,
+            epoch_start=j == 0,
+            optimizer_step=optimizer_step,
+            generator=generators[0],
+            generators=generators,
+        )
+        block.state = block.defense.after_step(step, block.state)
+
+    # ------------------------------------------------------------------ code for one client
+
+    @contextmanager
+    def alone(self, row: int) -> Iterator[None]:
+        """torch's global generator is that of this row's client, as in sequential execution."""
+        device = self.stack.params[0].device
+        modules = [torch, *([] if device.type == "cpu" else [torch.get_device_module(device)])]
+        states = self._rng[row]
+        if states is None:
+            torch.manual_seed(self.members[row].seed)
+        else:
+            for module, state in zip(modules, states, strict=True):
+                module.set_rng_state(state)
+        yield
+        self._rng[row] = [module.get_rng_state() for module in modules]

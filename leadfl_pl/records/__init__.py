@@ -1,0 +1,1 @@
+"""What a run leaves behind: rounds, provenance, checkpoints, figures."""

@@ -1,0 +1,199 @@
+"""Checkpoints: one after every round, written whole, and refused in one sentence if unusable."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import re
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.records.files import PART, link_whole, write_whole
+from leadfl_pl.records.folders import (
+    CHECKPOINTS,
+    LAST,
+    RunLogger,
+    claim,
+    is_run_folder,
+    next_number,
+    touch,
+)
+
+KEPT = 2  # rounds: one more than the last, for the case that the last is damaged
+FORBIDDEN = re.compile(r"(?:GLOBAL|function|class) ([\w.]+\.\w+)")
+
+
+class RoundCheckpoint(Checkpoint):
+    """Saves every round in a folder of the run's own: the last two, and ``last.ckpt``.
+
+    ``last.ckpt`` is the newest ``round-N.ckpt`` under a second name. A run that goes on keeps its
+    folder; a fresh one gets ``root/checkpoints/version_N``, with the N of its logs if it has any.
+
+    Args:
+        root: the Trainer's ``default_root_dir``.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.folder: Path | None = None  # from the start of the training on
+        self.best_model_path = ""  # the newest; for the Trainer's ckpt_path="best"
+
+    @property
+    def last(self) -> Path | None:
+        """``last.ckpt``, once it is there."""
+        last = self.folder / LAST if self.folder else None
+        return last if last and last.exists() else None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        folder = self._open(trainer) if trainer.is_global_zero else None
+        self.folder = trainer.strategy.broadcast(folder)
+
+    def _open(self, trainer: Trainer) -> Path:
+        if trainer.ckpt_path and is_run_folder(folder := Path(trainer.ckpt_path).parent):
+            for part in folder.glob(f"*{PART}"):
+                part.unlink(missing_ok=True)  # of a process that was killed
+            touch(folder)
+            return folder
+        logger = trainer.logger
+        number = logger.version if isinstance(logger, RunLogger) else next_number(self.root)
+        return claim(self.root / CHECKPOINTS, number)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert self.folder is not None
+        t = trainer.current_epoch
+        path = self.folder / f"round-{t}.ckpt"
+        trainer.save_checkpoint(path, weights_only=False)
+        self.best_model_path = str(path)
+        if not trainer.is_global_zero:
+            return
+        link_whole(self.folder / LAST, path)
+        for old in self.folder.glob("round-*.ckpt"):
+            number = old.stem.removeprefix("round-")
+            if number.isdecimal() and int(number) <= t - KEPT:
+                old.unlink(missing_ok=True)
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint whole or not at all, and reads no code from one.
+
+    Folders of this machine only; other addresses (``s3://``) are left to Lightning.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        if "://" in str(path) or storage_options is not None:
+            return super().save_checkpoint(checkpoint, path, storage_options)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        write_whole(Path(path), buffer.getbuffer())
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Callable | None = lambda storage, _: storage,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        if "://" in str(path):
+            return super().load_checkpoint(path, map_location, weights_only is not False)
+        return read_checkpoint(Path(path), map_location, weights_only is not False)
+
+
+def read_checkpoint(
+    path: Path, map_location: Any = "cpu", weights_only: bool = True
+) -> dict[str, Any]:
+    """The content of a Trainer's checkpoint.
+
+    Args:
+        path: the file.
+        map_location: as in :func:`torch.load`.
+        weights_only: False runs whatever code the file holds.
+
+    Raises:
+        ConfigError: the file is damaged, would run code, or is no checkpoint; the sentence names
+            the newest one beside it that is good.
+    """
+    try:
+        return _read(path, map_location, weights_only)
+    except ConfigError as error:
+        raise refusal(path, str(error)) from error
+
+
+def _read(path: Path, map_location: Any = "cpu", weights_only: bool = True) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError("there is no such file")
+    if not zipfile.is_zipfile(path):
+        raise ConfigError("it is cut off, or was never a checkpoint")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if (member := archive.testzip()) is not None:  # torch.load checks no sums
+                raise ConfigError(f"it is damaged: the check sum of {member} is wrong")
+        checkpoint = torch.load(path, map_location=map_location, weights_only=weights_only)
+    except pickle.UnpicklingError as error:
+        if found := FORBIDDEN.search(str(error)):
+            raise ConfigError(
+                f"it would call {found[1]} when it is loaded, and a checkpoint may hold tensors "
+                "and plain values only"
+            ) from error
+        raise ConfigError("its content cannot be read") from error
+    except (RuntimeError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError("it is damaged, or was never a checkpoint") from error
+    needed = {"state_dict", "loops", "pytorch-lightning_version"}
+    if not isinstance(checkpoint, dict) or not needed <= checkpoint.keys():
+        raise ConfigError("it is not a checkpoint that a Trainer wrote")
+    return checkpoint
+
+
+def is_federated(checkpoint: dict[str, Any]) -> bool:
+    """Whether a FederatedTrainer wrote it, so that a run can go on from it."""
+    return "rounds_done" in checkpoint["loops"].get("fit_loop", {}).get("state_dict", {})
+
+
+def check_fits(path: Path, checkpoint: dict[str, Any], model: LightningModule, fit: bool) -> None:
+    """Raises unless ``model`` can take the weights, and, to ``fit``, a run can go on."""
+    if fit and not is_federated(checkpoint):
+        raise refusal(path, "it was not written by a FederatedTrainer")
+    own = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    saved = {k: tuple(v.shape) for k, v in checkpoint["state_dict"].items()}
+    for key in [*own, *saved]:
+        if own.get(key) != saved.get(key):
+            raise ConfigError(
+                f"ckpt_path = {path} cannot be used: it holds another network: {key} is "
+                f"{_shape(saved.get(key))} there and {_shape(own.get(key))} here"
+            )
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "missing" if shape is None else f"of shape {shape}"
+
+
+def refusal(path: Path, reason: str) -> ConfigError:
+    """The error about the checkpoint at ``path``, with the newest good one beside it."""
+    good = newest_good(path)
+    offer = f"; the newest good one beside it is {good}" if good else ""
+    return ConfigError(f"ckpt_path = {path} cannot be used: {reason}{offer}")
+
+
+def newest_good(path: Path) -> Path | None:
+    """The newest other checkpoint in the folder of ``path`` from which a run can go on."""
+    others = [p for p in path.parent.glob("*.ckpt") if p.is_file()]
+    for other in sorted(others, key=lambda p: p.stat().st_mtime_ns, reverse=True):
+        if path.exists() and other.samefile(path):
+            continue
+        try:
+            if is_federated(_read(other)):
+                return other
+        except ConfigError:
+            continue
+    return None

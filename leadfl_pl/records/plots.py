@@ -1,0 +1,162 @@
+"""Figures from tables: rows in, matplotlib figures out. Reads no run by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from leadfl_pl.core.values import Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SERIES = {
+    "val/clean_accuracy": ("clean accuracy", "tab:blue"),
+    "val/backdoor_accuracy": ("backdoor accuracy", "tab:red"),
+}
+
+
+def shade_majority(ax: Axes, rows: Sequence[Row], majority: float) -> None:
+    """Shades the rounds with more than ``majority`` malicious clients."""
+    label = "malicious majority"
+    for row in rows:
+        if row["round/malicious_sampled"] > majority:
+            ax.axvspan(row["round"] - 0.5, row["round"] + 0.5, color="0.88", lw=0, label=label)
+            label = "_"
+
+
+def plot_series(ax: Axes, rows: Sequence[Row], key: str, label: str, color: str | None) -> None:
+    """Draws one accuracy, in percent, over the rounds that have it."""
+    points = [(row["round"], 100 * row[key]) for row in rows if key in row]
+    if points:
+        ax.plot(*zip(*points, strict=True), color=color, marker=".", label=label)
+
+
+def _finish(ax: Axes, ylabel: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    ax.set(xlabel="round", ylabel=ylabel, ylim=(-2, 102))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.grid(alpha=0.3)
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure  # no pyplot: no window, no global state
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def plot_accuracies(rows: Sequence[Row], majority: float) -> Figure:
+    """Clean and backdoor accuracy over the rounds, rounds with a malicious majority shaded.
+
+    Args:
+        rows: one for each round, with the keys ``round``, ``round/malicious_sampled``,
+            ``val/clean_accuracy`` and, under a backdoor attack, ``val/backdoor_accuracy``.
+        majority: rounds with more malicious clients than this are shaded: n / 2.
+    """
+    figure = _figure(7, 3.6)
+    ax = figure.add_subplot()
+    shade_majority(ax, rows, majority)
+    for key, (label, color) in SERIES.items():
+        plot_series(ax, rows, key, label, color)
+    _finish(ax, "accuracy (%)")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
+    return figure
+
+
+def plot_comparison(runs: Mapping[str, Sequence[Row]], majority: float) -> Figure:
+    """Clean accuracy of several runs on the left, backdoor accuracy on the right.
+
+    Args:
+        runs: rows as in :func:`plot_accuracies`, by the name of the run.
+        majority: rounds with more malicious clients than this, in the first run, are shaded.
+    """
+    figure = _figure(10, 3.8)
+    for ax, (key, (label, _)) in zip(
+        figure.subplots(1, 2, sharey=True), SERIES.items(), strict=True
+    ):
+        shade_majority(ax, next(iter(runs.values())), majority)
+        for name, rows in runs.items():
+            plot_series(ax, rows, key, name, None)
+        _finish(ax, f"{label} (%)")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    return figure
+
+
+def plot_label_shares(counts: Tensor) -> Figure:
+    """Each client's shares of the classes on the left, its number of examples on the right.
+
+    Args:
+        counts: (K, C) examples of each class, see :func:`leadfl_pl.data.splits.label_counts`.
+    """
+    from matplotlib.collections import PolyCollection
+    from matplotlib.ticker import MaxNLocator
+
+    table = counts.double().cpu().numpy()
+    clients, classes = table.shape
+    sizes = table.sum(axis=1)
+    colors = _class_colors(classes)
+    figure = _figure(8, min(9.0, 1.6 + 0.24 * clients))
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=[3, 1])
+
+    ends = 100 * table.cumsum(axis=1) / sizes[:, None]
+    starts = np.hstack([np.zeros((clients, 1)), ends[:, :-1]])
+    half = 0.4 if clients <= 30 else 0.5  # no gaps where they would be finer than a pixel
+    rows = np.broadcast_to(np.arange(clients)[:, None], ends.shape)
+    corners = [
+        (starts, rows - half),
+        (ends, rows - half),
+        (ends, rows + half),
+        (starts, rows + half),
+    ]
+    boxes = np.stack([np.stack(corner, axis=-1) for corner in corners], axis=2)[table > 0]
+    fill = np.broadcast_to(colors, (clients, classes, 4))[table > 0]
+    left.add_collection(
+        PolyCollection(list(boxes), facecolors=fill, linewidths=0, antialiased=False)
+    )
+    left.set(xlim=(0, 100), xlabel="share of the client's examples (%)", ylabel="client")
+    left.set_ylim(clients - 0.5, -0.5)
+    left.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=min(clients, 20)))
+
+    if clients <= 30:
+        right.barh(np.arange(clients), sizes, height=2 * half, color="0.6")
+    else:  # one shape, not one for each client
+        edges = np.arange(clients + 1) - 0.5
+        right.stairs(sizes, edges, orientation="horizontal", fill=True, color="0.6")
+    right.set(xlabel="examples")
+    right.grid(axis="x", alpha=0.3)
+    for ax in (left, right):
+        ax.spines[["top", "right"]].set_visible(False)
+    _class_legend(figure, left, colors)
+    return figure
+
+
+def _class_colors(classes: int) -> np.ndarray:
+    """(C, 4): told apart by name up to 20, by place on a scale beyond that."""
+    import matplotlib as mpl
+
+    if classes <= 20:
+        return mpl.colormaps["tab10" if classes <= 10 else "tab20"](np.arange(classes))
+    return mpl.colormaps["turbo"](np.linspace(0, 1, classes))
+
+
+def _class_legend(figure: Figure, ax: Axes, colors: np.ndarray) -> None:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import ListedColormap, Normalize
+    from matplotlib.patches import Patch
+
+    classes = len(colors)
+    if classes <= 20:
+        handles = [Patch(color=color, label=str(j)) for j, color in enumerate(colors)]
+        columns = min(classes, 10)
+        figure.legend(
+            handles=handles, title="class", loc="outside upper center", ncols=columns, frameon=False
+        )
+    else:
+        scale = ScalarMappable(Normalize(-0.5, classes - 0.5), ListedColormap(colors))
+        figure.colorbar(scale, ax=figure.axes, label="class", location="top", aspect=50, shrink=0.6)

@@ -1,0 +1,1 @@
+"""The Trainer whose epochs are rounds."""

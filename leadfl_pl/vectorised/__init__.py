@@ -1,6 +1,0 @@
-"""Vectorised execution: the clients of a round train at once, on stacked parameters."""
-
-from leadfl_pl.vectorised.choice import local_training
-from leadfl_pl.vectorised.training import VectorisedTraining
-
-__all__ = ["VectorisedTraining", "local_training"]
