@@ -70,7 +70,7 @@ from leadfl_pl.data.splits import IID, Dirichlet, LabelLimited, QuantitySkew, Sh
 from leadfl_pl.defenses import FLWBC, LDP, ClientDefense, LeadFL, NoDefense, leadfl_gradient
 from leadfl_pl.federation.client import FederatedClient, LeadFLClient, MaliciousClient
 from leadfl_pl.federation.config import Federation
-from leadfl_pl.metrics import AverageOverRounds, BackdoorAccuracy, CleanAccuracy, MaliciousSelected
+from leadfl_pl.metrics import AverageOverRounds, BackdoorAccuracy, CleanAccuracy
 from leadfl_pl.models import CIFAR10Net, DigitsNet, FashionMNISTNet, ResNet18
 from leadfl_pl.records.report import RunReport
 from leadfl_pl.schedules import (
@@ -144,7 +144,6 @@ __all__ = [
     "LeadFLClient",
     "LocalStep",
     "MaliciousClient",
-    "MaliciousSelected",
     "Median",
     "MinMax",
     "MinSum",

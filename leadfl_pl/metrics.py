@@ -96,29 +96,3 @@ class AverageOverRounds(Metric):
     def compute(self) -> Tensor:
         """The mean ()."""
         return self.total / self.rounds
-
-
-class MaliciousSelected(Metric):
-    """How many of the clients that a rule selected were malicious, in the last round.
-
-    >>> metric = MaliciousSelected()
-    >>> metric(torch.tensor([0, 3]), torch.tensor([True, False, False, True]))
-    tensor(2)
-    """
-
-    is_differentiable = False
-    higher_is_better = False
-    full_state_update = False
-    count: Tensor
-
-    def __init__(self) -> None:
-        super().__init__(sync_on_compute=False)
-        self.add_state("count", torch.tensor(0))
-
-    def update(self, selected: Tensor, malicious: Tensor) -> None:
-        """Counts a round: ``selected`` are indices (m,), ``malicious`` is a mask (n,)."""
-        self.count = malicious[selected].sum()
-
-    def compute(self) -> Tensor:
-        """The count ()."""
-        return self.count

@@ -9,6 +9,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from leadfl_pl.core.values import ClientUpdate
+
 LARGEST_NORM = torch.finfo(torch.float32).max ** 0.5  # its square overflows float32 beyond
 
 Client = TypeVar("Client")
@@ -91,3 +93,26 @@ def _mismatch(state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> str | 
         if state[key].shape != tensor.shape:
             return f"{key} has shape {tuple(state[key].shape)}, not {tuple(tensor.shape)}"
     return None
+
+
+def well_formed(updates: list[ClientUpdate], round: int, d: int, b: int) -> list[ClientUpdate]:
+    received: list[ClientUpdate] = []
+    for update in updates:
+        fault = None
+        if update.client_id in {u.client_id for u in received}:
+            fault = "it is the second one of this client"
+        for name, found, length in (("delta", update.delta, d), ("buffers", update.buffers, b)):
+            if found.shape != (length,):
+                fault = f"its {name} has shape {tuple(found.shape)}, not ({length},)"
+        if fault is None:
+            received.append(update)
+        else:
+            warn_rejected(f"client {update.client_id} in round {round}", fault)
+    for part in ("delta", "buffers"):
+        if received:
+            rows = torch.stack([getattr(u, part) for u in received])
+            weights = torch.tensor([float(u.num_examples) for u in received])
+            names = [f"client {u.client_id} in round {round}" for u in received]
+            keep = reject(rows, weights, names)
+            received = [received[i] for i in keep]
+    return received

@@ -1,6 +1,6 @@
 """The values that travel between the layers, and the letters used for shapes everywhere.
 
-Legend: K clients, n of them in a round's cohort, f assumed Byzantine, t round, i local step,
+Legend: K clients, n of them in a round's cohort, f assumed Byzantine, t round, i local step of I,
 eta (``lr``) learning rate, theta in R^d the model's trainable parameters, b its floating-point
 buffers (BatchNorm's running statistics), N examples, (C, H, W) an image.
 """
@@ -43,6 +43,11 @@ class Cohort(NamedTuple):
     client_ids: tuple[int, ...]  # n ids in 0 .. K - 1
     malicious: tuple[bool, ...]  # ground truth: for attacks and for metrics, never for a rule
 
+    def mask(self, updates: Sequence[ClientUpdate]) -> list[bool]:
+        """Which of the updates are of malicious clients."""
+        truth = dict(zip(self.client_ids, self.malicious, strict=True))
+        return [truth[update.client_id] for update in updates]
+
 
 class ClientUpdate(NamedTuple):
     """What one client sends to the server after its local steps."""
@@ -53,6 +58,7 @@ class ClientUpdate(NamedTuple):
     num_examples: int
     loss: Tensor  # () mean training loss over the local steps
     regulariser: Tensor  # () the defense's penalty at the last local step, 0 without one
+    momentum: Tensor | None = None  # (m,) the optimizer's, where a client keeps it between rounds
 
 
 class ServerContext(NamedTuple):
@@ -88,6 +94,7 @@ class LocalStep(NamedTuple):
     grads: list[Tensor]  # g_i; overwritten by the next backward pass: keep a clone
     lr: float
     step: int  # i, from 0 in every round
+    num_steps: int  # I, how many local steps this client takes in this round
     epoch_start: bool  # the first batch of a local epoch
     optimizer_step: Callable[[], object]
     generator: torch.Generator  # on the parameters' device

@@ -1,7 +1,7 @@
 """A model as vectors: the one place that decides what of it is measured, averaged, or left alone.
 
 ================================  =====================  ======================
-entry of the model                ``measure="params"``   ``measure="state"``
+entry of the model                space ``"params"``     space ``"state"``
 ================================  =====================  ======================
 trainable parameters              in the (d,) vector     in the (d,) vector
 floating-point buffers            in the (b,) vector     in the (d,) vector
@@ -17,12 +17,20 @@ makes two forward passes a step.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-Measure = Literal["params", "state"]
+DistanceSpace = Literal["params", "state"]
+
+
+class Snapshot(NamedTuple):
+    """All that training changes of a module."""
+
+    theta: Tensor  # (d,)
+    buffers: Tensor  # (b,)
+    kept: list[Tensor]  # counters and frozen parameters
 
 
 class ModelVector:
@@ -30,13 +38,13 @@ class ModelVector:
 
     Args:
         module: the model; its tensors are looked up once, so it must stay the same object.
-        measure: which entries form the (d,) vector, see the module's docstring.
+        space: which entries form the (d,) vector, see the module's docstring.
     """
 
-    def __init__(self, module: nn.Module, measure: Measure = "params") -> None:
+    def __init__(self, module: nn.Module, space: DistanceSpace = "params") -> None:
         state = module.state_dict(keep_vars=True)
         trainable = {id(p) for p in module.parameters() if p.requires_grad}
-        measured = [t for t in state.values() if measure == "state" or id(t) in trainable]
+        measured = [t for t in state.values() if space == "state" or id(t) in trainable]
         rest = [t for t in state.values() if id(t) not in {id(m) for m in measured}]
         self.measured: list[Tensor] = [t.detach() for t in measured]
         self._is_trainable = [id(t) in trainable for t in measured]
@@ -81,13 +89,15 @@ class ModelVector:
         """Overwrites the averaged, unmeasured entries with ``vector``, shape (b,)."""
         _unflatten(vector, self.averaged)
 
-    def read_kept(self) -> list[Tensor]:
-        """Copies of the entries that are neither measured nor averaged."""
-        return [t.clone() for t in self.kept]
+    def snapshot(self) -> Snapshot:
+        """A copy of all of the module's state."""
+        return Snapshot(self.read(), self.read_buffers(), [t.clone() for t in self.kept])
 
-    def write_kept(self, kept: list[Tensor]) -> None:
-        """Puts back what :meth:`read_kept` gave."""
-        for tensor, value in zip(self.kept, kept, strict=True):
+    def restore(self, snapshot: Snapshot) -> None:
+        """Puts back what :meth:`snapshot` gave."""
+        self.write(snapshot.theta)
+        self.write_buffers(snapshot.buffers)
+        for tensor, value in zip(self.kept, snapshot.kept, strict=True):
             tensor.copy_(value)
 
     def _flatten(self, tensors: list[Tensor]) -> Tensor:

@@ -13,7 +13,6 @@ from leadfl_pl.core.describe import describe
 from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.data.shared import share
 from leadfl_pl.data.splits import IID, Split
-from leadfl_pl.trainer.batch_statistics import only_batch_norm_moves
 
 
 class ImageSet(NamedTuple):
@@ -197,10 +196,7 @@ class FederatedDataModule(LightningDataModule):
         whole, rest = divmod(len(batches), world_size)
         module = trainer.lightning_module
         moving = getattr(module, "evaluation_mode", "eval") == "train"
-        if hasattr(trainer, "federation"):
-            keeps = whole == 0 or (moving and not only_batch_norm_moves(module))
-        else:
-            keeps = whole == 0 or rest > 0 or moving
+        keeps = whole == 0 or moving
         if keeps:
             return batches
         return TensorBatches(self.test_set, self.eval_batch_size, rank=rank, world_size=world_size)

@@ -127,3 +127,7 @@ class LaplaceDefense(ClientDefense, ABC):
 
     @abstractmethod
     def after_step(self, step: LocalStep, state: Any) -> Any: ...
+
+
+def check_update(defense: ClientDefense, delta: Tensor, sent: object) -> None:
+    pass

@@ -21,7 +21,7 @@ from leadfl_pl.defenses.base import (
 )
 
 Norm = Literal["l2", "squared"]
-Formulation = Literal["report", "released"]
+Formulation = Literal["corrected", "released"]
 
 
 def frobenius_norms(tensors: list[Tensor], stacked: bool) -> list[Tensor]:
@@ -160,11 +160,11 @@ class LeadFL(ClientDefense):
         alpha: float = 0.4,
         clip: float = 0.2,
         norm: Norm = "l2",
-        formulation: Formulation = "report",
+        formulation: Formulation = "corrected",
         parameters: ParameterChoice = "all",
     ) -> None:
         require_choice("LeadFL", "norm", norm, ("l2", "squared"))
-        require_choice("LeadFL", "formulation", formulation, ("report", "released"))
+        require_choice("LeadFL", "formulation", formulation, ("corrected", "released"))
         require_choice("LeadFL", "parameters", parameters, ("all", "weights"))
         if not alpha >= 0:
             raise ConfigError(f"LeadFL: alpha must be >= 0, got alpha = {alpha}")

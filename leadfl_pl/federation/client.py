@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +16,13 @@ from leadfl_pl.attacks import Attack
 from leadfl_pl.core.errors import ConfigError, require_choice
 from leadfl_pl.core.values import LocalStep
 from leadfl_pl.defenses import ClientDefense, LeadFL, NoDefense
+from leadfl_pl.defenses.base import ParameterChoice, check_update
 from leadfl_pl.defenses.leadfl import Formulation, Norm
 from leadfl_pl.metrics import CleanAccuracy
+from leadfl_pl.records.checkpoints import check_network
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Batch = tuple[Tensor, Tensor]  # images (B, C, H, W), classes (B,)
 
@@ -60,8 +67,6 @@ class FederatedClient(LightningModule):
         self.momentum = momentum
         self.evaluation_mode = evaluation_mode
         self.clean_accuracy = CleanAccuracy()
-        self.round_metrics: dict[str, Tensor] = {}  # what the server says of the last round
-        self.plain_steps = False  # nothing of a Trainer happens within a local step
         self._state: Any = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,10 +76,27 @@ class FederatedClient(LightningModule):
         params = [p for p in self.model.parameters() if p.requires_grad]
         return torch.optim.SGD(params, lr=self.lr, momentum=self.momentum)
 
+    @classmethod
+    def like(cls, client: FederatedClient, *settings: Any) -> Self:
+        """A client of this class on the network, the optimizer and the Trainer of another one.
+
+        Args:
+            client: the other one.
+            settings: what the class takes between its network and the learning rate.
+        """
+        other = cls(client.model, *settings, lr=client.lr, momentum=client.momentum)
+        other.trainer = client.trainer
+        return other
+
     # ------------------------------------------------------------------ local training
 
-    def start_round(self, noise_seed: int) -> None:
-        """Forgets what the defense remembers; its noise is drawn from ``noise_seed``."""
+    def start_round(self, noise_seed: int, num_steps: int) -> None:
+        """Forgets what the defense remembers.
+
+        Args:
+            noise_seed: of the defense's noise.
+            num_steps: I, how many local steps will follow.
+        """
         named = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
         self._names = [n for n, _ in named]
         self._params: list[nn.Parameter] = [p for _, p in named]
@@ -82,7 +104,7 @@ class FederatedClient(LightningModule):
         device = self._data[0].device
         self._generator = torch.Generator(device).manual_seed(noise_seed)
         self._state = self.defense.start(self._names, self._data)
-        self._step = 0
+        self._step, self._num_steps = 0, num_steps
         self._loss_sum, self._loss_steps = torch.zeros((), device=device), 0
         self.start_epoch()
 
@@ -91,12 +113,27 @@ class FederatedClient(LightningModule):
         self._epoch_start = True
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One local step: gradient, optimizer step, defense. Returns the loss () before it."""
-        optimizer = self.optimizers(use_pl_optimizer=not self.plain_steps)
-        assert not isinstance(optimizer, list)
+        """One local step. Returns the loss () before it."""
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        return self.local_step(batch, optimizer, self.manual_backward)
+
+    def local_step(
+        self,
+        batch: Batch,
+        optimizer: LightningOptimizer | torch.optim.Optimizer,
+        backward: Callable[[Tensor], None],
+    ) -> Tensor:
+        """Gradient, optimizer step, defense. Returns the loss () before the step.
+
+        Args:
+            batch: images (B, C, H, W) and classes (B,).
+            optimizer: of the network; Lightning's wrapper calls the hooks of a Trainer.
+            backward: leaves the gradient of a loss in ``.grad``.
+        """
         bare = optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
         optimizer.zero_grad()
-        loss = self.compute_gradient(batch)
+        loss = self.compute_gradient(batch, backward)
         optimizer.step()
         with torch.no_grad():
             self._state = self.defense.after_step(
@@ -106,6 +143,7 @@ class FederatedClient(LightningModule):
                     grads=[torch.zeros_like(p) if p.grad is None else p.grad for p in self._params],
                     lr=optimizer.param_groups[0]["lr"],
                     step=self._step,
+                    num_steps=self._num_steps,
                     epoch_start=self._epoch_start,
                     optimizer_step=bare.step,
                     generator=self._generator,
@@ -118,14 +156,11 @@ class FederatedClient(LightningModule):
         self._epoch_start = False
         return loss
 
-    def compute_gradient(self, batch: Batch) -> Tensor:
+    def compute_gradient(self, batch: Batch, backward: Callable[[Tensor], None]) -> Tensor:
         """Leaves the gradient of the local loss in ``.grad`` and returns the loss ()."""
         x, y = batch
         loss = F.cross_entropy(self(x), y)
-        if self.plain_steps:
-            loss.backward()
-        else:
-            self.manual_backward(loss)
+        backward(loss)
         return loss.detach()
 
     def finish_round(self, delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -133,24 +168,30 @@ class FederatedClient(LightningModule):
         regulariser = self.defense.regulariser(self._state)
         if regulariser is None:
             regulariser = torch.zeros_like(self._loss_sum)
-        delta = self.defense.finish(delta, self._generator)
-        return delta, self.mean_loss(), regulariser
-
-    def mean_loss(self) -> Tensor:
-        """Mean loss () over the local steps of the round (in a plain Trainer: of the epoch)."""
-        return self._loss_sum / max(1, self._loss_steps)
+        sent = self.defense.finish(delta, self._generator)
+        check_update(self.defense, delta, sent)
+        loss = self._loss_sum / self._loss_steps
+        self._loss_steps = 0
+        return sent, loss, regulariser
 
     # ------------------------------------------------------------------ hooks of a Trainer
 
     def on_train_start(self) -> None:
-        self.start_round(torch.initial_seed())
+        steps = self.trainer.estimated_stepping_batches
+        if steps == math.inf:  # a fit without an end: its rounds are epochs
+            steps = self.trainer.num_training_batches
+        self.start_round(torch.initial_seed(), int(steps))
 
     def on_train_epoch_start(self) -> None:
         self.start_epoch()
         self._loss_sum, self._loss_steps = torch.zeros_like(self._loss_sum), 0
 
     def on_train_epoch_end(self) -> None:
-        self.log_dict(self.round_metrics or {"train/loss": self.mean_loss()})
+        if self._loss_steps:  # not where a federation has finished the round
+            self.log("train/loss", self._loss_sum / self._loss_steps)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        check_network(checkpoint, self)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(batch, "val")
@@ -175,8 +216,8 @@ class LeadFLClient(FederatedClient):
 
     Args:
         model: the network; images (B, C, H, W) to logits (B, classes).
-        alpha, clip, norm, formulation: see :class:`~leadfl_pl.LeadFL`.
-        lr, momentum: see :class:`FederatedClient`.
+        alpha, clip, norm, formulation, parameters: see :class:`~leadfl_pl.LeadFL`.
+        lr, momentum, evaluation_mode: see :class:`FederatedClient`.
     """
 
     def __init__(
@@ -185,11 +226,14 @@ class LeadFLClient(FederatedClient):
         alpha: float = 0.4,
         clip: float = 0.2,
         norm: Norm = "l2",
-        formulation: Formulation = "report",
+        formulation: Formulation = "corrected",
+        parameters: ParameterChoice = "all",
         lr: float = 0.01,
         momentum: float = 0.0,
+        evaluation_mode: Literal["eval", "train"] = "eval",
     ) -> None:
-        super().__init__(model, LeadFL(alpha, clip, norm, formulation), lr, momentum)
+        defense = LeadFL(alpha, clip, norm, formulation, parameters)
+        super().__init__(model, defense, lr, momentum, evaluation_mode)
 
 
 class MaliciousClient(FederatedClient):
@@ -213,21 +257,21 @@ class MaliciousClient(FederatedClient):
         super().__init__(model, defense, lr, momentum)
         self.attack = attack
 
-    def compute_gradient(self, batch: Batch) -> Tensor:
-        losses: list[Tensor] = []
+    def compute_gradient(self, batch: Batch, backward: Callable[[Tensor], None]) -> Tensor:
+        task_losses: list[Tensor] = []
         gradients: list[list[Tensor]] = []
         for x, y in self.attack.tasks(*batch):
             loss = F.cross_entropy(self(x), y)
-            found = torch.autograd.grad(loss, self._params, materialize_grads=True)
-            gradients.append(list(found))
-            losses.append(loss.detach())
-        stacked = torch.stack(losses)
-        weights = self.attack.balance(stacked, gradients)
-        for weight, gradient in zip(weights, gradients, strict=True):
-            torch._foreach_mul_(gradient, weight)
+            gradient = torch.autograd.grad(loss, self._params, materialize_grads=True)
+            gradients.append(list(gradient))
+            task_losses.append(loss.detach())
+        losses = torch.stack(task_losses)
+        weights = self.attack.balance(losses, gradients)
+        for weight, scaled in zip(weights, gradients, strict=True):
+            torch._foreach_mul_(scaled, weight)
         total = gradients[0]
-        for gradient in gradients[1:]:
-            torch._foreach_add_(total, gradient)
+        for scaled in gradients[1:]:
+            torch._foreach_add_(total, scaled)
         for p, g in zip(self._params, self.attack.project(total), strict=True):
             p.grad = g
-        return (weights * stacked).sum()
+        return (weights * losses).sum()

@@ -1,30 +1,17 @@
-"""What the server does, as one configuration object."""
+"""The settings of a federation, and their check."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, NamedTuple
-
-import torch
-from torch import Tensor
+import os
+from typing import Literal
 
 from leadfl_pl.aggregators import Aggregator
-from leadfl_pl.aggregators.validation import reject, warn_rejected
 from leadfl_pl.attacks import Attack
 from leadfl_pl.core.errors import ConfigError, require_choice
-from leadfl_pl.core.rng import generator
-from leadfl_pl.core.values import ClientUpdate, Cohort, Population, ServerContext
-from leadfl_pl.core.vector import Measure
-from leadfl_pl.metrics import MaliciousSelected
+from leadfl_pl.core.values import Cohort, Population
+from leadfl_pl.core.vector import DistanceSpace
 from leadfl_pl.schedules import Schedule
-
-
-class Aggregate(NamedTuple):
-    """What a rule made of a round."""
-
-    delta: Tensor  # (d,) the server's step
-    buffers: Tensor | None  # (b,) mean of the selected clients' buffers; None: none was selected
-    selected: Tensor  # (m,) positions among the updates that were received
 
 
 @dataclasses.dataclass
@@ -45,8 +32,8 @@ class Federation:
         defended_attackers: malicious clients run the client-side defense as well.
         max_failures: how many rounds in a row may pass without an aggregate, because too few
             well-formed updates came in, before the run stops. Such a round keeps the old model.
-        measure: what rules measure distances on, see :mod:`leadfl_pl.core.vector`; ``"state"`` is
-            what the released LeadFL code does.
+        distance_space: what rules measure distances on, see :mod:`leadfl_pl.core.vector`;
+            ``"state"`` is what the released LeadFL code does.
         carry_momentum: each client's optimizer keeps its momentum from round to round, as in the
             released LeadFL code, instead of starting from zero. Those of all clients that ever
             took part are kept on the CPU and in the checkpoint: K x d numbers at most.
@@ -67,10 +54,14 @@ class Federation:
     server_lr: float = 1.0
     defended_attackers: bool = False
     max_failures: int = 3
-    measure: Measure = "params"
+    distance_space: DistanceSpace = "params"
     carry_momentum: bool = False
     execution: Literal["sequential", "vectorised", "auto"] = "sequential"
     seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.seed is None:
+            self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
 
     def check(self) -> None:
         """Raises :class:`ConfigError` unless every round of this federation can be run."""
@@ -110,7 +101,9 @@ class Federation:
             raise ConfigError(
                 f"trainer.federation.server_lr must be > 0, got server_lr = {self.server_lr}"
             )
-        require_choice("trainer.federation", "measure", self.measure, ("params", "state"))
+        require_choice(
+            "trainer.federation", "distance_space", self.distance_space, ("params", "state")
+        )
         require_choice(
             "trainer.federation", "execution", self.execution, ("sequential", "vectorised", "auto")
         )
@@ -125,98 +118,16 @@ class Federation:
     @property
     def population(self) -> Population:
         """What the schedule draws from."""
-        return Population(
-            self.num_clients, self.num_malicious, self.clients_per_round, self.seed or 0
-        )
+        assert self.seed is not None  # since __post_init__
+        return Population(self.num_clients, self.num_malicious, self.clients_per_round, self.seed)
 
     def cohort(self, round: int) -> Cohort:
         """The clients of round ``round``, counted from 0."""
         return self.schedule.cohort(self.population, round)
 
-    def corrupt(self, updates: list[ClientUpdate], cohort: Cohort) -> list[ClientUpdate]:
-        """The updates as they are sent, after the attack on updates.
-
-        The attackers are given those of them that are finite.
-        """
-        if self.attack is None or not any(cohort.malicious):
-            return updates
-        stacked = torch.stack([u.delta for u in updates])
-        malicious = torch.tensor(cohort.malicious, device=stacked.device)
-        finite = stacked.isfinite().all(dim=1)
-        if not bool((finite & malicious).any()):
-            return updates
-        rng = generator(self.seed or 0, "attack", cohort.round, device=stacked.device)
-        sent = stacked.clone()
-        sent[finite] = self.attack.corrupt(stacked[finite], malicious[finite], rng)
-        return [u._replace(delta=row) for u, row in zip(updates, sent, strict=True)]
-
-    def receive(
-        self, updates: list[ClientUpdate], round: int, d: int, b: int
-    ) -> list[ClientUpdate]:
-        """The well-formed updates; warns of every other one by its client and what is wrong.
-
-        Rejected are: a delta or buffers of another shape than (d,) and (b,), entries that are not
-        finite, a norm whose square overflows float32, no examples, and a second update of a client.
-        """
-        received: list[ClientUpdate] = []
-        for update in updates:
-            fault = None
-            if update.client_id in {u.client_id for u in received}:
-                fault = "it is the second one of this client"
-            for name, found, length in (("delta", update.delta, d), ("buffers", update.buffers, b)):
-                if found.shape != (length,):
-                    fault = f"its {name} has shape {tuple(found.shape)}, not ({length},)"
-            if fault is None:
-                received.append(update)
-            else:
-                warn_rejected(f"client {update.client_id} in round {round}", fault)
-        for part in ("delta", "buffers"):
-            if received:
-                rows = torch.stack([getattr(u, part) for u in received])
-                weights = torch.tensor([float(u.num_examples) for u in received])
-                names = [f"client {u.client_id} in round {round}" for u in received]
-                keep = reject(rows, weights, names)
-                received = [received[i] for i in keep]
-        return received
-
-    def server_context(
-        self, round: int, root_update: Tensor | None, device: torch.device
-    ) -> ServerContext:
-        """What the server itself brings to a round."""
-        rng = generator(self.seed or 0, "server", round, device=device)
-        return ServerContext(rng, root_update)
-
-    def aggregate(self, updates: list[ClientUpdate], server: ServerContext) -> Aggregate:
-        """The rule's update, and the mean of the buffers of the clients it selected.
-
-        Raises:
-            ConfigError: these are fewer than the rule needs.
-        """
-        self.aggregator.check_enough(len(updates), self.clients_per_round)
-        deltas = torch.stack([u.delta for u in updates])
-        weights = deltas.new_tensor([u.num_examples for u in updates])
-        delta, selected = self.aggregator.aggregate(deltas, weights, server)
-        buffers = None
-        if len(selected):
-            buffers = torch.stack([u.buffers for u in updates])[selected].mean(dim=0)
-        return Aggregate(self.server_lr * delta, buffers, selected)
-
-
-def round_metrics(
-    aggregate: Aggregate, cohort: Cohort, received: list[ClientUpdate]
-) -> dict[str, Tensor]:
-    """What is logged of a round, by name; scalars."""
-    delta = aggregate.delta
-    is_malicious = dict(zip(cohort.client_ids, cohort.malicious, strict=True))
-    mask = torch.tensor([is_malicious[u.client_id] for u in received], device=delta.device)
-    selected = MaliciousSelected().to(delta.device)(aggregate.selected, mask.bool())
-    penalties = [u.regulariser for u in received if not is_malicious[u.client_id]]
-    nan = delta.new_tensor(float("nan"))
-    return {
-        "round/malicious_sampled": delta.new_tensor(sum(cohort.malicious)),
-        "round/malicious_selected": selected.float(),
-        "round/rejected": delta.new_tensor(len(cohort.client_ids) - len(received)),
-        "round/update_norm": torch.linalg.vector_norm(delta),
-        "train/loss": torch.stack([u.loss for u in received]).mean() if received else nan,
-        "train/regulariser": torch.stack(penalties or [delta.new_zeros(())]).mean(),
-    }
+    def local_step_count(self, num_examples: int, batch_size: int) -> int:
+        """I, how many local steps a client with so many examples takes in a round."""
+        if self.local_steps is not None:
+            return self.local_steps
+        assert self.local_epochs is not None
+        return self.local_epochs * -(-num_examples // batch_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import re
 import zipfile
@@ -12,14 +13,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from leadfl_pl.core.errors import ConfigError
-from leadfl_pl.records.files import PART, link_whole, write_whole
+from leadfl_pl.records.files import PART, write_whole
 from leadfl_pl.records.folders import (
     CHECKPOINTS,
-    LAST,
     RunLogger,
     claim,
     is_run_folder,
@@ -31,32 +31,39 @@ KEPT = 2  # rounds: one more than the last, for the case that the last is damage
 FORBIDDEN = re.compile(r"(?:GLOBAL|function|class) ([\w.]+\.\w+)")
 
 
-class RoundCheckpoint(Checkpoint):
-    """Saves every round in a folder of the run's own: the last two, and ``last.ckpt``.
+class RoundCheckpoint(ModelCheckpoint):
+    """Lightning's ModelCheckpoint of the last two rounds, in a folder of the run's own.
 
-    ``last.ckpt`` is the newest ``round-N.ckpt`` under a second name. A run that goes on keeps its
-    folder; a fresh one gets ``root/checkpoints/version_N``, with the N of its logs if it has any.
+    ``last.ckpt`` links to the newer one. A run that goes on keeps its folder; a fresh one gets
+    ``root/checkpoints/version_N``, with the N of its logs if it has any.
 
     Args:
         root: the Trainer's ``default_root_dir``.
     """
 
     def __init__(self, root: Path) -> None:
+        super().__init__(
+            filename="round-{epoch}",
+            auto_insert_metric_name=False,
+            monitor="step",
+            mode="max",
+            save_top_k=KEPT,
+            save_last="link",
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
         self.root = root
-        self.folder: Path | None = None  # from the start of the training on
-        self.best_model_path = ""  # the newest; for the Trainer's ckpt_path="best"
 
-    @property
-    def last(self) -> Path | None:
-        """``last.ckpt``, once it is there."""
-        last = self.folder / LAST if self.folder else None
-        return last if last and last.exists() else None
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit" and trainer.is_global_zero:
+            self.dirpath = str(self._folder(trainer))
+        super().setup(trainer, pl_module, stage)  # tells the other ranks
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        folder = self._open(trainer) if trainer.is_global_zero else None
-        self.folder = trainer.strategy.broadcast(folder)
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict["dirpath"] == self.dirpath:  # else the files are those of another run
+            super().load_state_dict(state_dict)
 
-    def _open(self, trainer: Trainer) -> Path:
+    def _folder(self, trainer: Trainer) -> Path:
         if trainer.ckpt_path and is_run_folder(folder := Path(trainer.ckpt_path).parent):
             for part in folder.glob(f"*{PART}"):
                 part.unlink(missing_ok=True)  # of a process that was killed
@@ -66,19 +73,15 @@ class RoundCheckpoint(Checkpoint):
         number = logger.version if isinstance(logger, RunLogger) else next_number(self.root)
         return claim(self.root / CHECKPOINTS, number)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert self.folder is not None
-        t = trainer.current_epoch
-        path = self.folder / f"round-{t}.ckpt"
-        trainer.save_checkpoint(path, weights_only=False)
-        self.best_model_path = str(path)
-        if not trainer.is_global_zero:
-            return
-        link_whole(self.folder / LAST, path)
-        for old in self.folder.glob("round-*.ckpt"):
-            number = old.stem.removeprefix("round-")
-            if number.isdecimal() and int(number) <= t - KEPT:
-                old.unlink(missing_ok=True)
+
+def how_to_go_on(trainer: Trainer) -> str:
+    """A sentence for somebody whose run has ended early."""
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, RoundCheckpoint) and callback.last_model_path:
+            return (
+                f"The last checkpoint is whole: go on with ckpt_path = {callback.last_model_path}"
+            )
+    return "There is no checkpoint to go on from"
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -131,6 +134,8 @@ def read_checkpoint(
 def _read(path: Path, map_location: Any = "cpu", weights_only: bool = True) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError("there is no such file")
+    if not os.access(path, os.R_OK):
+        raise ConfigError("it may not be read by this user")
     if not zipfile.is_zipfile(path):
         raise ConfigError("it is cut off, or was never a checkpoint")
     try:
@@ -160,17 +165,24 @@ def is_federated(checkpoint: dict[str, Any]) -> bool:
     return "rounds_done" in checkpoint["loops"].get("fit_loop", {}).get("state_dict", {})
 
 
-def check_fits(path: Path, checkpoint: dict[str, Any], model: LightningModule, fit: bool) -> None:
-    """Raises unless ``model`` can take the weights, and, to ``fit``, a run can go on."""
-    if fit and not is_federated(checkpoint):
-        raise refusal(path, "it was not written by a FederatedTrainer")
-    own = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+def check_network(checkpoint: dict[str, Any], client: LightningModule) -> None:
+    """Raises :class:`ConfigError` unless ``client`` can take the weights of a checkpoint."""
+    shapes = {k: tuple(v.shape) for k, v in client.state_dict().items()}
     saved = {k: tuple(v.shape) for k, v in checkpoint["state_dict"].items()}
-    for key in [*own, *saved]:
-        if own.get(key) != saved.get(key):
+    try:
+        path = client.trainer.ckpt_path
+    except RuntimeError:  # without a Trainer
+        path = "the checkpoint"
+    for key in [*shapes, *saved]:
+        if shapes.get(key) != saved.get(key):
             raise ConfigError(
                 f"ckpt_path = {path} cannot be used: it holds another network: {key} is "
-                f"{_shape(saved.get(key))} there and {_shape(own.get(key))} here"
+                f"{_shape(saved.get(key))} there and {_shape(shapes.get(key))} here"
+            )
+    for key, value in checkpoint["state_dict"].items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise ConfigError(
+                f"ckpt_path = {path} cannot be used: its {key} has entries that are not finite"
             )
 
 

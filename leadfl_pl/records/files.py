@@ -9,7 +9,6 @@ from pathlib import Path
 
 PART = ".part"  # the suffix of a file that is still being written
 DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
-NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 def write_whole(path: Path, data: bytes | memoryview) -> None:
@@ -33,28 +32,6 @@ def write_whole(path: Path, data: bytes | memoryview) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         part.unlink(missing_ok=True)
-
-
-def link_whole(path: Path, target: Path) -> None:
-    """Makes ``path`` another name of the file ``target``; a copy where no file can have two.
-
-    Args:
-        path: replaced if it is there.
-        target: in the same folder.
-
-    Raises:
-        OSError: with ``path`` as its file name; what was at ``path`` is intact.
-    """
-    part = _part(path)
-    try:
-        os.link(target, part)
-        _put(part, path)
-    except OSError as error:
-        if error.errno not in NO_HARD_LINKS:
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        write_whole(path, target.read_bytes())
-    finally:
-        part.unlink(missing_ok=True)  # still there where path was this file already
 
 
 def _part(path: Path) -> Path:

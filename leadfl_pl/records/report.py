@@ -57,7 +57,9 @@ class RunReport(Callback):
         values: dict[str, Any] = {}
         if self.validated:  # else callback_metrics still has those of an earlier round
             values = {k: v for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
-        values |= pl_module.round_metrics
+        values |= {
+            k: v for k, v in trainer.callback_metrics.items() if k.startswith(("round/", "train/"))
+        }
         self.validated = False
         row = {"round": float(trainer.current_epoch)} | {k: float(v) for k, v in values.items()}
         self.rows = [r for r in self.rows if r["round"] != row["round"]] + [row]

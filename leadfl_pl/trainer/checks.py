@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
 from torch import nn
+from torchmetrics import Metric
 
 from leadfl_pl.aggregators import Aggregator
-from leadfl_pl.core.describe import describe
+from leadfl_pl.core.describe import callable_name, describe, first_difference
 from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.values import ClientUpdate, Cohort
 from leadfl_pl.core.vector import ModelVector
 from leadfl_pl.data import FederatedDataModule
 from leadfl_pl.federation.client import FederatedClient
 from leadfl_pl.federation.config import Federation
-
-MAY_CHANGE = {"max_failures"}  # when a run goes on
 
 
 def check_run(
@@ -33,7 +33,7 @@ def check_run(
     if federation.attack is not None:
         federation.attack.check(datamodule.image_shape, datamodule.num_classes)
     check_network(client, datamodule)
-    federation.aggregator.check_size(ModelVector(client.model, federation.measure).d)
+    federation.aggregator.check_size(ModelVector(client.model, federation.distance_space).d)
     check_root(federation.aggregator, datamodule)
     return client, datamodule
 
@@ -44,6 +44,10 @@ def check_network(client: FederatedClient, datamodule: FederatedDataModule) -> N
         raise ConfigError(
             f"model.model = {type(client.model).__name__} must have no SyncBatchNorm, which would "
             "mix the batch statistics of different clients: use BatchNorm or GroupNorm"
+        )
+    if not any(p.requires_grad for p in client.model.parameters()):
+        raise ConfigError(
+            f"model.model = {type(client.model).__name__} must have trainable parameters, got none"
         )
     x, _ = client.trainer.precision_plugin.convert_input(next(iter(datamodule.val_dataloader())))
     modes = [(part, part.training) for part in client.modules()]
@@ -74,19 +78,60 @@ def check_root(aggregator: Aggregator, datamodule: FederatedDataModule) -> None:
         )
 
 
+def check_clients(
+    updates: Mapping[int, ClientUpdate | None], cohort: Cohort, error: Exception | None
+) -> None:
+    """Raises if all clients of a kind failed in the first round: that is their method's error.
+
+    Args:
+        updates: by position in the cohort; None for a client that failed.
+        cohort: of the round.
+        error: what a client raised that this process trained.
+    """
+    if cohort.round > 0:
+        return
+    for kind in set(cohort.malicious):
+        members = [position for position, m in enumerate(cohort.malicious) if m == kind]
+        if all(updates[position] is None for position in members):
+            raise ConfigError(
+                f"all {len(members)} {'malicious' if kind else 'honest'} clients failed in the "
+                f"first round, with {_where(error)}"
+            ) from error
+
+
+def _where(error: BaseException | None) -> str:
+    if error is None:
+        return "an error in another process"
+    *_, frame = traceback.extract_tb(error.__traceback__)
+    return f"{error!r} in {frame.name}() at {frame.filename}, line {frame.lineno}"
+
+
 def settings(federation: Federation, trainer: Trainer) -> dict[str, Any]:
-    """What must not change between the start of a run and its end, readable."""
-    found = {f.name: getattr(federation, f.name) for f in fields(federation)}
-    client = trainer.lightning_module
-    found |= {key: getattr(client, key, None) for key in ("defense", "lr", "momentum")}
-    return {key: describe(value) for key, value in found.items() if key not in MAY_CHANGE}
+    """All that must not change between the start of a run and its end, as plain data."""
+    client, datamodule = trainer.lightning_module, trainer.datamodule  # type: ignore[attr-defined]
+    parts = {k: m for k, m in client.named_children() if not isinstance(m, Metric)}
+    return {
+        "trainer": {
+            "federation": _settings(federation, "max_failures"),
+            "precision": trainer.precision,
+            "check_val_every_n_epoch": trainer.check_val_every_n_epoch,
+            "limit_val_batches": trainer.limit_val_batches,
+        },
+        "model": _settings(client) | describe(parts),
+        "data": _settings(datamodule, "trainer", "data_dir"),
+    }
+
+
+def _settings(owner: object, *may_change: str) -> dict[str, Any]:
+    names = [k for k in vars(owner) if not k.startswith("_") and k not in may_change]
+    return {"class": callable_name(type(owner))} | describe({k: vars(owner)[k] for k in names})
 
 
 def check_same(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
     """Raises unless the settings of a checkpoint are those of the run that goes on from it."""
-    for key, value in current.items():
-        if saved.get(key) != value:
-            raise ConfigError(
-                f"{key} must be {saved.get(key)}, as in the checkpoint, to go on with its run, "
-                f"got {key} = {value}"
-            )
+    if difference := first_difference(saved, current):
+        key, before, now = difference
+        raise ConfigError(
+            f"{key} must be {before}, as in the checkpoint, to go on with its run, "
+            f"got {key} = {now}"
+        )

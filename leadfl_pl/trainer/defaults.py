@@ -17,8 +17,9 @@ from leadfl_pl.records.checkpoints import RoundCheckpoint, WholeCheckpointIO
 from leadfl_pl.records.folders import RunLogger
 from leadfl_pl.records.report import RunReport
 from leadfl_pl.trainer.backdoor_evaluation import BackdoorEvaluation
-from leadfl_pl.trainer.batch_statistics import BatchStatistics
 from leadfl_pl.trainer.progress_bar import RoundProgressBar
+from leadfl_pl.trainer.round_metrics import RoundMetrics
+from leadfl_pl.trainer.stop_on_signal import StopOnSignal
 
 
 def processes(cores: int, clients: int) -> int:
@@ -98,17 +99,17 @@ def with_callbacks(kwargs: dict[str, Any], federation: Federation, root: Path) -
     def lacks(kind: type[Callback]) -> bool:
         return not any(isinstance(c, kind) for c in callbacks)
 
-    if lacks(BatchStatistics):
-        callbacks.insert(0, BatchStatistics())  # the others see the buffers that it has moved
     bar = kwargs.get("enable_progress_bar")
     if bar in (None, True) and lacks(ProgressBar):
         callbacks.append(RoundProgressBar())
     if federation.attack is not None and lacks(BackdoorEvaluation):
         callbacks.append(BackdoorEvaluation(federation.attack))
+    callbacks.insert(0, RoundMetrics())  # the others see what it logs
     if kwargs.get("fast_dev_run"):
         return callbacks
     if lacks(RunReport):
         callbacks.append(RunReport())
+    callbacks.append(StopOnSignal())
     if kwargs.get("enable_checkpointing") is not False and lacks(RoundCheckpoint):
         callbacks.append(RoundCheckpoint(root))
     return callbacks

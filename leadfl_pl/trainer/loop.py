@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,20 +10,19 @@ import torch
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
-from torch import Tensor
 
+from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.core.rng import derive_seed, isolated_rng
 from leadfl_pl.core.values import ClientUpdate, Cohort
-from leadfl_pl.federation.client import FederatedClient
-from leadfl_pl.federation.config import Federation, round_metrics
-from leadfl_pl.federation.server import Server
-from leadfl_pl.federation.vectorised import local_training
-from leadfl_pl.trainer.allocator import keep_freed_memory
-from leadfl_pl.trainer.checks import check_run, check_same, settings
-from leadfl_pl.trainer.strategy import deal
+from leadfl_pl.federation.clients import Clients
+from leadfl_pl.federation.config import Federation
+from leadfl_pl.federation.gather import assign, gather_updates
+from leadfl_pl.federation.server import RoundResult, Server
+from leadfl_pl.federation.vectorised import choose_clients
+from leadfl_pl.trainer.checks import check_clients, check_run, check_same, settings
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
+    from leadfl_pl.trainer.trainer import FederatedTrainer
 
 
 class ClientTask(NamedTuple):
@@ -37,29 +36,35 @@ class ClientTask(NamedTuple):
 class FederatedLoop(_FitLoop):
     """Runs rounds instead of epochs, on every rank of the Trainer's strategy.
 
-    Clients of a round are dealt out over the ranks in waves, gathered once, and aggregated on
-    every rank in cohort order. Whenever a hook runs, the module has the global weights.
+    Clients of a round are assigned to the ranks in waves, gathered once, and aggregated on every
+    rank in cohort order. Whenever a hook runs, the module has the global weights.
 
     Args:
         trainer: the Trainer that this loop belongs to.
         federation: schedule, attack, rule and server step.
         min_epochs, max_epochs: fewest and most rounds.
+
+    Attributes:
+        result: of the last round, None before the first.
     """
+
+    trainer: FederatedTrainer
+    clients: Clients
 
     def __init__(
         self,
-        trainer: Trainer,
+        trainer: FederatedTrainer,
         federation: Federation,
         min_epochs: int | None = 0,
         max_epochs: int | None = None,
     ) -> None:
         super().__init__(trainer, min_epochs=min_epochs, max_epochs=max_epochs)
         self.federation = federation
-        self.rounds_done = 0
         self.server = Server(federation)
-        self.momenta: dict[int, Tensor] = {}  # by client id, with carry_momentum
-        self.execution: str | None = None  # of this run, once it has been chosen
-        self.ends_early: Callable[[], bool] = lambda: False  # asked after every round
+        self.rounds_done = 0
+        self.result: RoundResult | None = None
+        self._settings: dict[str, Any] = {}  # of this run, as it started
+        self._resumed: dict[str, Any] = {}  # what a checkpoint had, until the clients are there
 
     # ------------------------------------------------------------------ the round
 
@@ -73,120 +78,125 @@ class FederatedLoop(_FitLoop):
         """Select, train, attack, aggregate, evaluate."""
         cohort = self.federation.cohort(t)
         updates = self.train(cohort)
-        updates = self.federation.corrupt(updates, cohort)
+        updates = self.clients.attack_updates(updates, cohort)
         self.server_step(updates, cohort)
         self.evaluate()
 
     def train(self, cohort: Cohort) -> list[ClientUpdate]:
-        """Trains the cohort's clients, this rank's share here, and returns all the updates."""
+        """Trains the cohort's clients, this rank's share here, and returns all that were sent."""
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        hands = deal(self.local.costs(cohort), world_size)
+        assignment = assign(self.clients.costs(cohort), world_size)
         self.epoch_loop.batch_progress.reset_on_run()
-        own = [position for position in hands[rank] if position is not None]
-        self.local.prepare(cohort, own, self.server.last_update)
-        rows: list[Tensor] = []
-        for wave, position in enumerate(hands[rank]):
+        waves: list[int | None] = [*assignment[rank]]
+        waves += [None] * (int(self.max_batches) - len(waves))  # the same hooks on every rank
+        training = self.clients.train(cohort, assignment[rank], self.server.last_update)
+        updates: dict[int, ClientUpdate | None] = {}
+        for wave, position in enumerate(waves):
             client_id = None if position is None else cohort.client_ids[position]
             with self._client_hooks(ClientTask(cohort.round, position, client_id), wave):
-                if position is None:  # the same collectives on every rank
-                    rows.append(self.local.empty_row())
-                else:
-                    rows.append(self.local.attempt(cohort, position, self.server.last_update))
-        gathered = self.trainer.strategy.all_gather(torch.stack(rows)).flatten(end_dim=-2)
-        places = [position for hand in hands for position in hand]
-        received = {p: row for p, row in zip(places, gathered, strict=True) if p is not None}
-        return [self.local.unpack(received[p], c) for p, c in enumerate(cohort.client_ids)]
+                if position is not None:
+                    updates[position] = next(training)
+        if world_size > 1:
+            updates = gather_updates(
+                updates, cohort, assignment, self.clients.vector, self.clients.momentum_size,
+                self.trainer.strategy,
+            )  # fmt: skip
+        check_clients(updates, cohort, self.clients.last_error)
+        sent = [u for position in range(len(updates)) if (u := updates[position]) is not None]
+        self.clients.keep_momentum(sent)
+        return sent
 
     def server_step(self, updates: list[ClientUpdate], cohort: Cohort) -> None:
-        """Aggregates the well-formed updates and moves the global model."""
-        vector = self.local.vector
-        received = self.federation.receive(updates, cohort.round, vector.d, vector.b)
-        aggregate = self.server.aggregate(received, cohort, self.local)
+        """Reject, aggregate, step, counted as one step of the Trainer."""
+        root_update = self.clients.train_root(cohort.round)
         progress = self.epoch_loop.manual_optimization.optim_step_progress
         progress.increment_ready()
-        self.server.step(aggregate, cohort.round, self.local, self.trainer.world_size)
+        self.result = self.server.step(updates, cohort, self.clients.vector, root_update)
         progress.increment_completed()
         self.rounds_done = cohort.round + 1
-        self.local.client.round_metrics = round_metrics(aggregate, cohort, received)
 
     def evaluate(self) -> None:
         """Validates the new global model, if this round is one to validate."""
         if self.epoch_loop._should_check_val_epoch():
             self.trainer.validating = True
             # dropout is on where evaluation_mode = "train"
-            with isolated_rng(derive_seed(self.local.seed, "evaluation", self.rounds_done)):
+            with isolated_rng(derive_seed(self.clients.seed, "evaluation", self.rounds_done)):
                 self.epoch_loop.val_loop.run()
             self.trainer.training = True
         self.epoch_loop._batches_that_stepped += 1
 
     def evaluate_again(self) -> None:
         """Evaluates for the log only: the checkpoint holds the model as evaluation left it."""
-        evaluated = self.local.read_global()
+        evaluated = self.clients.vector.snapshot()
         self.evaluate()
-        self.local.write_global(evaluated)
+        self.clients.vector.restore(evaluated)
 
     # ------------------------------------------------------------------ set-up and state
+
+    @property
+    def done(self) -> bool:
+        """Whether the last round has been run, or a signal has ended the run before it."""
+        return self.trainer.stopped_by is not None or super().done
 
     def setup_data(self) -> None:
         """Loads and splits the data, once, and makes the rank's client tasks the "batches"."""
         if self._combined_loader is not None:
             return
-        trainer, federation = self.trainer, self.federation
-        module, datamodule = check_run(trainer, federation)
-        datamodule.to(self._device)
-        keep_freed_memory()
-        federation.aggregator.to(self._device)
-        self.local = local_training(
-            self.execution, module, datamodule, federation, trainer, self.momenta
+        trainer, federation, device = (
+            self.trainer,
+            self.federation,
+            self.trainer.strategy.root_device,
         )
-        self.execution = self.local.execution
+        module, datamodule = check_run(trainer, federation)
+        self._settings = settings(federation, trainer)
+        if self._resumed:
+            check_same(self._resumed["settings"], self._settings)
+        datamodule.to(device)
+        federation.aggregator.to(device)
+        self.clients = choose_clients(
+            self._resumed.get("execution"), module, datamodule, federation
+        )
+        self._restore(device)
         waves = -(-federation.clients_per_round // trainer.world_size)
         self._combined_loader = CombinedLoader([range(waves)], "max_size_cycle")
-        self.waves = self.max_batches = waves
-        trainer.val_check_batch = waves
+        self.max_batches = trainer.val_check_batch = waves
+
+    def _restore(self, device: torch.device) -> None:
+        if not (state := self._resumed):
+            return
+        self.rounds_done = state["rounds_done"]
+        self.clients.momenta = dict(state["momenta"])
+        self.server.load_state_dict(state["server"], device)
+        if (result := state["result"]) is not None:
+            on_device = {
+                k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in result.items()
+            }
+            self.result = RoundResult(**on_device)
+        self._resumed = {}
 
     def on_save_checkpoint(self) -> dict[str, Any]:
-        own = {
+        state: dict[str, Any] = super().on_save_checkpoint()
+        if self._combined_loader is None:  # of a Trainer that has not fitted anything
+            return state
+        return state | {
             "rounds_done": self.rounds_done,
-            "settings": settings(self.federation, self.trainer),
-            "execution": self.execution,
-            "momenta": self.momenta,
-            "round_metrics": {k: v.cpu() for k, v in self._round_metrics().items()},
+            "settings": self._settings,
+            "execution": self.clients.execution,
+            "momenta": self.clients.momenta,
+            "server": self.server.state_dict(),
+            "result": None if self.result is None else self.result._asdict(),
         }
-        return super().on_save_checkpoint() | own | self.server.state_dict()
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
         super().on_load_checkpoint(state_dict)
-        check_same(state_dict["settings"], settings(self.federation, self.trainer))
-        self.rounds_done = state_dict["rounds_done"]
-        self.execution = state_dict["execution"]
-        self.server.load_state_dict(state_dict, self._device)
-        self.momenta.update(state_dict["momenta"])
-        module = self.trainer.lightning_module
-        if isinstance(module, FederatedClient):
-            metrics = state_dict["round_metrics"]
-            module.round_metrics = {k: v.to(self._device) for k, v in metrics.items()}
-
-    def on_advance_end(self) -> None:
-        """Ends the round, and the run with it if a signal asked for that."""
-        super().on_advance_end()
-        if self.ends_early():
-            raise StopIteration
-
-    def on_run_end(self) -> None:
-        """Ends the fit; the client may go on in another Trainer."""
-        super().on_run_end()
-        self.local.client.round_metrics = {}
-
-    def _round_metrics(self) -> dict[str, Tensor]:
-        module = self.trainer.lightning_module
-        return module.round_metrics if isinstance(module, FederatedClient) else {}
+        if "rounds_done" not in state_dict:
+            raise ConfigError(
+                f"ckpt_path = {self.trainer.ckpt_path} cannot be used: it was not written by a "
+                "FederatedTrainer"
+            )
+        self._resumed = state_dict
 
     # ------------------------------------------------------------------ plumbing
-
-    @property
-    def _device(self) -> torch.device:
-        return self.trainer.strategy.root_device
 
     @contextmanager
     def _client_hooks(self, task: ClientTask, wave: int) -> Iterator[None]:

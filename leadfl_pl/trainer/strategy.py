@@ -6,13 +6,15 @@ import atexit
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from signal import SIGKILL
 from typing import Any
 
 import torch
 from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
-from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
+from lightning.pytorch.strategies import DDPStrategy, Strategy, StrategyRegistry
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 LOST_CONNECTION = re.compile(r"gloo|NCCL|[Cc]onnection (reset|closed|refused)|[Bb]roken pipe")
 
@@ -49,33 +51,12 @@ def say_lost(record: logging.LogRecord) -> bool:
     return True
 
 
-def deal(costs: Sequence[float], world_size: int) -> list[list[int | None]]:
-    """Which client each rank trains in each wave, longest first; None: no client is left for it.
-
-    In a wave the ranks take the longest of the clients that are left, the least loaded rank the
-    longest of them.
-
-    >>> deal([1.0, 5.0, 2.0, 4.0, 1.0], world_size=2)
-    [[1, 0, 4], [3, 2, None]]
-
-    Args:
-        costs: of each client, in any unit.
-        world_size: number of ranks.
-
-    Returns:
-        For each rank a list, equally long for all, of positions in ``costs``.
-    """
-    order = sorted(range(len(costs)), key=lambda i: (-costs[i], i))
-    hands: list[list[int | None]] = [[] for _ in range(world_size)]
-    loads = [0.0] * world_size
-    for start in range(0, len(order), world_size):
-        wave: list[int | None] = [*order[start : start + world_size]]
-        wave += [None] * (world_size - len(wave))
-        ranks = sorted(range(world_size), key=lambda r: (loads[r], r))
-        for rank, client in zip(ranks, wave, strict=True):
-            hands[rank].append(client)
-            loads[rank] += 0.0 if client is None else costs[client]
-    return hands
+def kill_others(strategy: Strategy) -> None:
+    """Kills the processes that this one started, and keeps their observer from killing it."""
+    launcher = strategy.launcher
+    if isinstance(launcher, _SubprocessScriptLauncher):
+        launcher.kill(SIGKILL)
+        launcher.procs.clear()
 
 
 def leave_group() -> None:

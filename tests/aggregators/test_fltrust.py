@@ -60,7 +60,7 @@ def fit(rule, **settings):
 
 def test_the_root_data_set_is_drawn_from_the_seed_and_the_federation_trains_on_it() -> None:
     trainer, state = fit(FLTrust(root_size=24))
-    root = trainer.fit_loop.local.root
+    root = trainer.fit_loop.clients.root
     assert (len(root), len(root.unique())) == (24, 24)
     _, again = fit(FLTrust(root_size=24))
     _, other = fit(FLTrust(root_size=25))

@@ -59,7 +59,7 @@ def failure(capsys: pytest.CaptureFixture, *flags: str) -> str:
         (["--trainer.federation.num_clients=1500"], "1500 leaves client 1437 without"),
         (["--trainer.federation.attack.pattern=[[1,1,1,1,1,1,1,1,1]]"], "pattern must fit the image"
                                                                         ", 8 x 8 pixels"),
-        (["--trainer.federation.measure=foo"], "must be one of 'params', 'state', got foo"),
+        (["--trainer.federation.distance_space=foo"], "must be one of 'params', 'state', got foo"),
         (["--trainer.max_epochs=x"], "trainer.max_epochs must be int or null, got x"),
         (["--trainer.federation.nclients=3"], "unrecognized arguments"),
         (["--config=missing.yaml"], "File does not exist"),

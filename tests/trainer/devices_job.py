@@ -30,7 +30,7 @@ RUNS = {
     "none": {},
     "leadfl": {"defense": fl.LeadFL()},
     "leadfl released": {
-        "defense": fl.LeadFL(formulation="released"), "momentum": 0.1, "measure": "state",
+        "defense": fl.LeadFL(formulation="released"), "momentum": 0.1, "distance_space": "state",
         "carry_momentum": True,
     },
     "fl-wbc": {"defense": fl.FLWBC()},
@@ -94,7 +94,7 @@ def run(name: str, root: Path) -> str | None:
     """A digest of the final state and of the record, on rank 0."""
     name, _, part = name.partition(":")
     settings = dict(RUNS[name])
-    federation = {k: settings.pop(k) for k in ("measure", "carry_momentum") if k in settings}
+    federation = {k: settings.pop(k) for k in ("distance_space", "carry_momentum") if k in settings}
     rule = settings.pop("rule", fl.FedAvg)()
     attack = settings.pop("attack", BACKDOOR)
     split = settings.pop("split", None)

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import leadfl_pl as fl
 from leadfl_pl.core.rng import derive_seed, generator
 from leadfl_pl.data.base import as_float, epoch_batches
+from leadfl_pl.federation.step_hooks import step_listener
 from leadfl_pl.records.rounds import summary
-from leadfl_pl.trainer.plain import is_plain
 
 
 def fit(client: fl.FederatedClient, **kwargs) -> fl.FederatedTrainer:
@@ -189,7 +189,7 @@ def test_the_counter_gives_attackers_away_only_if_the_state_is_measured() -> Non
             attack=fl.PatternBackdoor(balance="fixed", backdoor_weight=1e-6),  # hardly an attack
             schedule=fl.FixedSchedule(2),
             rounds=6,
-            federation={"measure": measure},
+            federation={"distance_space": measure},
             callbacks=[report := fl.RunReport()],
         )
         assert trainer.current_epoch == 6
@@ -204,7 +204,7 @@ def test_momentum_is_carried_from_round_to_round_only_if_asked() -> None:
         client = small_client(momentum=0.9)
         everybody = {"num_clients": 7, "num_malicious": 0, "carry_momentum": carry}
         trainer = fit(client, rounds=2, federation=everybody)
-        assert set(trainer.fit_loop.momenta) == (set(range(7)) if carry else set())
+        assert set(trainer.fit_loop.clients.momenta) == (set(range(7)) if carry else set())
         ends.append(weights(client))
     assert not torch.equal(*ends)
 
@@ -238,12 +238,17 @@ class Fails(fl.NoDefense):
 def test_a_client_that_raises_is_left_out_of_its_round_by_name() -> None:
     client, report = small_client(Fails(0.4), momentum=0.5), fl.RunReport()
     with pytest.warns(UserWarning, match=r"client \d+ in round \d raised .*out of battery") as seen:
-        trainer = fit(client, callbacks=[report], federation={"carry_momentum": True})
+        trainer = fit(
+            client,
+            callbacks=[report],
+            federation={"carry_momentum": True, "num_malicious": 0},
+        )
     named = [w for w in seen if "out of battery" in str(w.message)]
-    rejected = [row["round/rejected"] for row in report.rows]
-    assert sum(rejected) == len(named) > 0
-    assert max(rejected) < 7
-    assert all(m.numel() == 418 and m.any() for m in trainer.fit_loop.momenta.values())
+    failed = [row.get("round/failed", 0) for row in report.rows]
+    assert sum(failed) == len(named) > 0
+    assert max(failed) < 7
+    assert all(row["round/rejected"] == 0 for row in report.rows)
+    assert all(m.numel() == 418 and m.any() for m in trainer.fit_loop.clients.momenta.values())
     assert not torch.equal(weights(client), weights(small_client()))
 
 
@@ -253,8 +258,8 @@ def test_a_client_that_raises_leaves_the_random_state_as_it_was() -> None:
             raise RuntimeError("stuck")
 
     torch.manual_seed(5)
-    with pytest.warns(UserWarning, match="stuck"):
-        fit(small_client(Stuck()), rounds=1)
+    with pytest.warns(UserWarning, match="stuck"), pytest.raises(fl.ConfigError, match="all 7"):
+        fit(small_client(Stuck()), rounds=1, federation={"num_malicious": 0})
     assert torch.initial_seed() == 5
 
 
@@ -263,17 +268,22 @@ def test_a_client_that_diverged_does_not_keep_what_made_it_diverge() -> None:
     client.lr = 1e30
     trainer = small_trainer(rounds=1, federation={"carry_momentum": True})
     trainer.fit(client, datamodule=SmallImages(batch_size=8))
-    assert all(bool(m.isfinite().all()) for m in trainer.fit_loop.momenta.values())
+    assert all(bool(m.isfinite().all()) for m in trainer.fit_loop.clients.momenta.values())
 
 
-def test_a_run_that_only_fails_stops_with_the_clients_error_as_its_cause() -> None:
-    client = small_client(Fails(1.0))
+@pytest.mark.parametrize("kind", ["honest", "malicious"])
+def test_a_method_that_fails_for_all_its_clients_stops_the_run_in_the_first_round(kind) -> None:
+    class Unable(fl.Attack):
+        def tasks(self, x, y):
+            raise RuntimeError("out of battery")
+
+    client = small_client(Fails(1.0) if kind == "honest" else None)
+    attack = Unable() if kind == "malicious" else None
     with (
-        pytest.warns(UserWarning, match="keeps the old model"),
-        pytest.raises(RuntimeError, match=r"in a row .* max_failures = 1") as caught,
+        pytest.warns(UserWarning, match="out of battery"),
+        pytest.raises(fl.ConfigError, match=rf"all \d {kind} clients failed .*battery.* line \d+"),
     ):
-        fit(client, federation={"max_failures": 1, "num_malicious": 0})
-    assert "out of battery" in str(caught.value.__cause__)
+        fit(client, attack=attack, schedule=fl.FixedSchedule(3))
     assert torch.equal(weights(client), weights(small_client()))
 
 
@@ -363,7 +373,7 @@ def test_frozen_parameters_stay_as_they_are() -> None:
     before = frozen.weight.clone()
     trainer = fit(client)
     assert torch.equal(frozen.weight, before)
-    assert trainer.fit_loop.local.vector.d == 418 - 40
+    assert trainer.fit_loop.clients.vector.d == 418 - 40
 
 
 class NonFiniteBuffers(fl.NoDefense):
@@ -435,8 +445,8 @@ def test_choices_are_checked_from_python_too() -> None:
         fl.LeadFL(norm="L2")
     with pytest.raises(fl.ConfigError, match="balance must be one of mgda, fixed"):
         fl.PatternBackdoor(balance="foo")
-    with pytest.raises(fl.ConfigError, match="measure must be one of params, state"):
-        small_trainer(federation={"measure": "everything"})
+    with pytest.raises(fl.ConfigError, match="distance_space must be one of params, state"):
+        small_trainer(federation={"distance_space": "everything"})
 
 
 def test_a_loader_of_anothers_make_is_evaluated_with_batch_statistics_too() -> None:
@@ -493,24 +503,32 @@ class OwnStep(SingleDeviceStrategy):
 
 
 @pytest.mark.parametrize(
-    ("settings", "plain"),
+    ("settings", "listener"),
     [
-        ({}, True),
-        ({"strategy": OwnStep("cpu")}, False),
-        ({"precision": "64-true"}, True),
-        ({"precision": "bf16-mixed"}, False),
-        ({"profiler": "simple"}, False),
-        ({"callbacks": [LambdaCallback(on_before_backward=print)]}, False),
+        ({}, None),
+        ({"strategy": OwnStep("cpu")}, "OwnStep overrides optimizer_step()"),
+        ({"precision": "64-true"}, None),
+        ({"precision": "bf16-mixed"}, None),
+        ({"profiler": "simple"}, "SimpleProfiler times every step"),
+        (
+            {"callbacks": [LambdaCallback(on_before_backward=print)]},
+            "LambdaCallback overrides on_before_backward()",
+        ),
     ],
 )
-def test_local_steps_are_plain_where_nobody_has_a_part_in_them(settings, plain: bool) -> None:
-    assert is_plain(small_trainer(**settings), small_client()) == plain
+def test_who_listens_to_local_steps_is_known_by_name(settings, listener: str | None) -> None:
+    client = small_client()
+    client.trainer = small_trainer(**settings)
+    assert step_listener(client) == listener
 
 
-@pytest.mark.parametrize("hook", ["manual_backward", "backward", "on_before_optimizer_step"])
-def test_a_client_with_a_hook_of_its_own_has_no_plain_steps(hook: str) -> None:
-    own = type("Own", (fl.FederatedClient,), {hook: lambda *_: None})
-    assert not is_plain(small_trainer(), own(torch.nn.Linear(1, 1)))
+@pytest.mark.parametrize(
+    "hook", ["manual_backward", "backward", "on_before_optimizer_step", "training_step"]
+)
+def test_a_client_with_a_hook_of_its_own_is_a_listener(hook: str) -> None:
+    client = type("Own", (fl.FederatedClient,), {hook: lambda *_: None})(torch.nn.Linear(1, 1))
+    client.trainer = small_trainer()
+    assert step_listener(client) == f"Own overrides {hook}()"
 
 
 class Lookahead(torch.optim.SGD):
@@ -537,14 +555,3 @@ def test_a_defense_steps_with_the_optimizer_that_the_client_configured(kind: typ
     client.__class__, client.heard = Own, 0
     fit(client, rounds=1)
     assert seen == {Lookahead}
-
-
-def test_a_client_whose_fit_failed_has_its_hooks_back() -> None:
-    class Failing(fl.NoDefense):
-        def after_step(self, step, state):
-            raise fl.ConfigError("no")
-
-    client = small_client(Failing())
-    with pytest.raises(fl.ConfigError, match="no"):
-        fit(client, rounds=1)
-    assert not client.plain_steps

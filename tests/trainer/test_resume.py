@@ -127,7 +127,7 @@ def test_momentum_carried_between_rounds_resumes(tmp_path: Path) -> None:
 def test_the_released_setting_resumes(tmp_path: Path) -> None:
     assert_resumes(
         tmp_path, 4, fl.MultiKrum, defense=fl.LeadFL(formulation="released"), momentum=0.1,
-        carry_momentum=True, measure="state",
+        carry_momentum=True, distance_space="state",
     )  # fmt: skip
 
 
@@ -162,13 +162,17 @@ def test_a_checkpoint_loads_with_weights_only_and_into_a_plain_client(tmp_path: 
 
 def test_resuming_with_another_seed_is_refused(tmp_path: Path) -> None:
     run(tmp_path, fl.NoDefense(), fl.FedAvg())
-    with pytest.raises(fl.ConfigError, match=r"seed must be 0, as in the checkpoint, .* seed = 5"):
+    with pytest.raises(
+        fl.ConfigError, match=r"federation.seed must be 0, as in the checkpoint, .* = 5"
+    ):
         run(tmp_path, fl.NoDefense(), fl.FedAvg(), ckpt_path="last", seed=5)
 
 
 def test_resuming_with_other_settings_is_refused(tmp_path: Path) -> None:
     run(tmp_path, fl.LeadFL(alpha=0.4), fl.FedAvg())
-    with pytest.raises(fl.ConfigError, match=r"defense must be LeadFL\(alpha=0.4, .*alpha=0.5"):
+    with pytest.raises(
+        fl.ConfigError, match=r"model.defense.alpha must be 0.4, as .* model.defense.alpha = 0.5"
+    ):
         run(tmp_path, fl.LeadFL(alpha=0.5), fl.FedAvg(), ckpt_path="last")
-    with pytest.raises(fl.ConfigError, match=r"aggregator must be FedAvg.* got aggregator = Krum"):
+    with pytest.raises(fl.ConfigError, match=r"federation.aggregator must be .*FedAvg.*Krum"):
         run(tmp_path, fl.LeadFL(alpha=0.4), fl.Krum(), ckpt_path="last")

@@ -1,6 +1,6 @@
 """Vectorised execution: the clients of a round train at once, on stacked parameters."""
 
-from leadfl_pl.federation.vectorised.choice import local_training
-from leadfl_pl.federation.vectorised.training import VectorisedTraining
+from leadfl_pl.federation.vectorised.choice import choose_clients
+from leadfl_pl.federation.vectorised.training import VectorisedClients
 
-__all__ = ["VectorisedTraining", "local_training"]
+__all__ = ["VectorisedClients", "choose_clients"]

@@ -88,7 +88,7 @@ class StackedModel:
         Pieces of equal shape share a pass. With buffers, a client's tasks go through the network
         one after the other, since each moves them.
         """
-        found: dict[tuple[int, int], Losses] = {}
+        solved: dict[tuple[int, int], Losses] = {}
         in_turn = bool(self.buffers)
 
         def key(piece: Piece) -> tuple:
@@ -101,9 +101,9 @@ class StackedModel:
                 losses, grads = self.gradients(merge(group), x, y)
                 done = 0
                 for piece in group:
-                    own = slice(done, done := done + len(piece.y))
-                    found[piece.task, piece.start] = Losses(losses[own], [g[own] for g in grads])
-        return found
+                    rows = slice(done, done := done + len(piece.y))
+                    solved[piece.task, piece.start] = Losses(losses[rows], [g[rows] for g in grads])
+        return solved
 
     def write_row(self, row: int) -> None:
         """Overwrites the network's parameters and buffers with those of one copy."""

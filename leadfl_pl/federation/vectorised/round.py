@@ -15,8 +15,8 @@ from leadfl_pl.core.values import LocalStep
 from leadfl_pl.data import ImageSet
 from leadfl_pl.data.base import as_float
 from leadfl_pl.defenses import ClientDefense
+from leadfl_pl.federation.vectorised.groups import AttackGroup, OneByOne, attack_groups, on_stacks
 from leadfl_pl.federation.vectorised.model import Losses, Piece, StackedModel, cat, sgd_, touching
-from leadfl_pl.federation.vectorised.teams import Gang, OneByOne, gangs, on_stacks
 
 Pair = tuple[Tensor, Tensor]
 
@@ -46,19 +46,19 @@ class Settings(NamedTuple):
 
 
 class Share(NamedTuple):
-    """Rows of equal batch size: honest ones, or those of a gang."""
+    """Rows of equal batch size: honest ones, or those of an attack group."""
 
     rows: slice
-    gang: Gang | None
+    group: AttackGroup | None
     num_tasks: int  # T
 
-    def combine(self, found: dict[tuple[int, int], Losses]) -> Losses:
+    def combine(self, solved: dict[tuple[int, int], Losses]) -> Losses:
         """The losses and gradients of the local step, given those of the tasks."""
-        tasks = [found[k, self.rows.start] for k in range(self.num_tasks)]
-        if self.gang is None:
+        tasks = [solved[k, self.rows.start] for k in range(self.num_tasks)]
+        if self.group is None:
             return tasks[0]
         losses = torch.stack([t.losses for t in tasks])
-        return Losses(*self.gang.combine(self.rows, losses, [t.grads for t in tasks]))
+        return Losses(*self.group.combine(self.rows, losses, [t.grads for t in tasks]))
 
 
 class Block:
@@ -112,9 +112,9 @@ class VectorisedRound:
         self._rng: list[list[Tensor] | None] = [None] * len(members)
         honest = sum(m.attack is None for m in members)
         attacks = [m.attack for m in members if m.attack is not None]
-        self._gangs: list[Gang | None] = [None] * honest  # by row
-        for gang in gangs(attacks, honest, self.alone):
-            self._gangs += [gang] * (gang.stop - gang.start)
+        self._groups: list[AttackGroup | None] = [None] * honest  # by row
+        for group in attack_groups(attacks, honest, self.alone):
+            self._groups += [group] * (group.stop - group.start)
         self.blocks = self._make_blocks(defenses)
 
     def _make_blocks(self, defenses: tuple[ClientDefense, ClientDefense]) -> list[Block]:
@@ -156,8 +156,8 @@ class VectorisedRound:
         for row in rows:
             part = self.members[row].part
             orders.append(part[torch.randperm(len(part), generator=self.members[row].order)])
-        found = torch.cat(orders).to(self.settings.data.labels.device)
-        parts = found.split([len(order) for order in orders])
+        drawn = torch.cat(orders).to(self.settings.data.labels.device)
+        parts = drawn.split([len(order) for order in orders])
         return {
             row: part.split(self.settings.batch_size) for row, part in zip(rows, parts, strict=True)
         }
@@ -172,9 +172,9 @@ class VectorisedRound:
         """
         start, stop = span[0].start, span[-1].stop
         pieces, shares = self._pieces(start, stop, index)
-        found = self.stack.solve(pieces)
+        solved = self.stack.solve(pieces)
         with torch.no_grad():
-            rows = [share.combine(found) for share in shares]
+            rows = [share.combine(solved) for share in shares]
             self.loss_sum[start:stop] += cat([r.losses for r in rows])
             grads = [cat(list(parts)) for parts in zip(*(r.grads for r in rows), strict=True)]
             self._update(slice(start, stop), grads)
@@ -188,18 +188,18 @@ class VectorisedRound:
         pieces: list[Piece] = []
         shares: list[Share] = []
 
-        def key(row: int) -> tuple[Gang | None, int]:
-            return self._gangs[row], len(index[row])
+        def key(row: int) -> tuple[AttackGroup | None, int]:
+            return self._groups[row], len(index[row])
 
-        for (gang, _), rows in itertools.groupby(range(start, stop), key):
+        for (group, _), rows in itertools.groupby(range(start, stop), key):
             first, *rest = rows
             rows_shared = slice(first, first + len(rest) + 1)
             chosen = torch.stack([index[row] for row in (first, *rest)])  # (m, B)
             images, labels = self.settings.data
             x, y = self.settings.convert((as_float(images[chosen]), labels[chosen]))
-            tasks = [(x, y)] if gang is None else gang.tasks(rows_shared, x, y)
+            tasks = [(x, y)] if group is None else group.tasks(rows_shared, x, y)
             pieces += [Piece(k, first, *task) for k, task in enumerate(tasks)]
-            shares.append(Share(rows_shared, gang, len(tasks)))
+            shares.append(Share(rows_shared, group, len(tasks)))
         return pieces, shares
 
     def _update(self, rows: slice, grads: list[Tensor]) -> None:
@@ -225,6 +225,7 @@ class VectorisedRound:
             grads=grads,
             lr=self.settings.lr,
             step=epoch * block.length + j,
+            num_steps=block.limit,
             epoch_start=j == 0,
             optimizer_step=optimizer_step,
             generator=generators[0],

@@ -10,7 +10,7 @@ from tiny import SmallImages, TinyImages, small_trainer
 from torch import nn
 
 import leadfl_pl as fl
-from leadfl_pl.federation.vectorised import VectorisedTraining
+from leadfl_pl.federation.vectorised import VectorisedClients
 from leadfl_pl.federation.vectorised.training import VectorisedFailed
 
 FLOAT64, FLOAT32 = 1e-10, 2e-5  # of ||update - sequential one|| / ||sequential one||
@@ -103,7 +103,7 @@ def assert_equal(bound: float = FLOAT64, **kwargs: Any) -> Updates:
     """Both executions send the same; returns what the sequential one sent."""
     expected, _ = train("sequential", **kwargs)
     found, trainer = train("vectorised", **kwargs)
-    assert type(trainer.fit_loop.local) is VectorisedTraining
+    assert type(trainer.fit_loop.clients) is VectorisedClients
     assert len(found) == len(expected) > 0
     for u, v in zip(found, expected, strict=True):
         assert (u.client_id, u.num_examples) == (v.client_id, v.num_examples)

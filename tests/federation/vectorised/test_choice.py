@@ -14,8 +14,8 @@ from tiny import NetWithBatchNorm, SmallImages, small_trainer, weights
 from torch import nn
 
 import leadfl_pl as fl
-from leadfl_pl.federation.local import LocalTraining
-from leadfl_pl.federation.vectorised import VectorisedTraining, choice
+from leadfl_pl.federation.clients import Clients
+from leadfl_pl.federation.vectorised import VectorisedClients, choice
 
 
 class Record(Callback):
@@ -75,8 +75,8 @@ def test_a_network_that_vmap_cannot_run_is_refused() -> None:
 
 
 class OwnLoss(fl.FederatedClient):
-    def compute_gradient(self, batch):
-        return super().compute_gradient(batch)
+    def compute_gradient(self, batch, backward):
+        return super().compute_gradient(batch, backward)
 
 
 class Adam(fl.FederatedClient):
@@ -112,8 +112,8 @@ class Hook(Callback):
 def test_what_would_be_passed_over_is_refused(kind, callbacks, message) -> None:
     with pytest.raises(fl.ConfigError, match=message):
         fit("vectorised", model=kind(Net(), lr=0.05), callbacks=callbacks)
-    local = fit("auto", model=kind(Net(), lr=0.05), callbacks=callbacks).fit_loop.local
-    assert type(local) is LocalTraining
+    clients = fit("auto", model=kind(Net(), lr=0.05), callbacks=callbacks).fit_loop.clients
+    assert type(clients) is Clients
 
 
 def test_no_other_execution() -> None:
@@ -126,7 +126,7 @@ def test_no_other_execution() -> None:
 
 def test_auto_measures_without_moving_anything(monkeypatch) -> None:
     sent, _ = train("sequential", fl.FLWBC(), PATTERN)
-    for seconds, expected in (([1.0, 0.1], VectorisedTraining), ([0.1, 1.0], LocalTraining)):
+    for seconds, expected in (([1.0, 0.1], VectorisedClients), ([0.1, 1.0], Clients)):
         times = iter(seconds)
 
         def fake(run, times=times) -> float:
@@ -135,7 +135,7 @@ def test_auto_measures_without_moving_anything(monkeypatch) -> None:
 
         monkeypatch.setattr(choice, "_seconds", fake)
         found, trainer = train("auto", fl.FLWBC(), PATTERN)
-        assert type(trainer.fit_loop.local) is expected
+        assert type(trainer.fit_loop.clients) is expected
         for u, v in zip(found, sent, strict=True):
             assert distance(u.delta, v.delta) <= FLOAT64
 
@@ -144,11 +144,11 @@ def test_auto_takes_the_faster_one_for_the_whole_rank(monkeypatch) -> None:
     monkeypatch.setattr(choice, "_seconds", lambda run: next(times))
     for one, together, expected in ((1.0, 6.9, "vectorised"), (1.0, 7.1, "sequential")):
         times = iter([one, together])
-        assert fit("auto").fit_loop.execution == expected
+        assert fit("auto").fit_loop.clients.execution == expected
 
 
 def test_auto_is_sequential_where_vectorised_is_refused() -> None:
-    assert fit("auto", NetWithBatchNorm).fit_loop.execution == "sequential"
+    assert fit("auto", NetWithBatchNorm).fit_loop.clients.execution == "sequential"
 
 
 @pytest.mark.parametrize("chosen", ["sequential", "vectorised"])
@@ -171,5 +171,5 @@ def test_a_resumed_run_keeps_the_choice(chosen: str, monkeypatch, tmp_path: Path
     other = {"sequential": "vectorised", "vectorised": "sequential"}[chosen]
     monkeypatch.setattr(choice, "measure", lambda together: (other, "the load has changed"))
     resumed = run(3, ckpt_path=tmp_path / "last.ckpt")
-    assert resumed.fit_loop.execution == chosen
+    assert resumed.fit_loop.clients.execution == chosen
     assert torch.equal(weights(resumed.lightning_module), end)

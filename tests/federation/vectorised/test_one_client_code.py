@@ -10,8 +10,8 @@ from tiny import SmallImages, small_trainer
 
 import leadfl_pl as fl
 from leadfl_pl.core.values import takes_stacks
-from leadfl_pl.federation.local import ClientFailed
-from leadfl_pl.federation.vectorised.teams import fits
+from leadfl_pl.federation.clients import ClientFailed
+from leadfl_pl.federation.vectorised.groups import fits
 from leadfl_pl.federation.vectorised.training import VectorisedFailed
 
 
@@ -118,4 +118,4 @@ def test_a_client_that_raises_is_left_out_and_the_others_are_not() -> None:
         pytest.warns(ClientFailed, match=f"client {sent[3].client_id} in round 0"),
     ):
         trainer.fit(client(defense=defense), datamodule=SmallImages(batch_size=8))
-    assert float(trainer.callback_metrics["round/rejected"]) == 1
+    assert float(trainer.callback_metrics["round/failed"]) == 1

@@ -82,7 +82,7 @@ def test_one_client_a_round() -> None:
 
 
 def test_counters_are_measured_as_in_sequential_execution() -> None:
-    sent = assert_equal(attack=PATTERN, measure="state", rounds=1)
+    sent = assert_equal(attack=PATTERN, distance_space="state", rounds=1)
     assert {float(u.delta.max()) for u in sent} == {6.0, 12.0}  # MGDA's two forward passes
 
 
@@ -96,11 +96,11 @@ def test_the_momentum_of_a_client_travels_on() -> None:
 
 def test_a_share_of_the_cohort_trains_as_the_whole_does() -> None:
     _, trainer = train("vectorised", fl.FLWBC(), PATTERN, rounds=1)
-    local, cohort = trainer.fit_loop.local, trainer.federation.cohort(0)
+    clients, cohort = trainer.fit_loop.clients, trainer.federation.cohort(0)
     trainer.training = True
-    whole = local.train_together(cohort, range(7), None)
+    whole = clients.train_together(cohort, range(7), None)
     for share in ([0, 2, 5], [1, 3, 4, 6], [6], []):
-        rows = local.train_together(cohort, share, None)
-        assert sorted(rows) == sorted(share)
-        for position, row in rows.items():
-            assert distance(row, whole[position]) <= FLOAT64
+        updates = clients.train_together(cohort, share, None)
+        assert sorted(updates) == sorted(share)
+        for position, update in updates.items():
+            assert distance(update.delta, whole[position].delta) <= FLOAT64

@@ -45,7 +45,7 @@ class OneByOne:
     def after_step(self, step: LocalStep, state: list[Any]) -> list[Any]:
         """``step.optimizer_step`` takes a row here."""
         states = []
-        for i, own in enumerate(state):
+        for i, one_state in enumerate(state):
             one = step._replace(
                 params=[p[i] for p in step.params],
                 grads=[g[i] for g in step.grads],
@@ -54,15 +54,15 @@ class OneByOne:
                 generators=(),
             )
             with self.alone(self.first + i):
-                states.append(self.defense.after_step(one, own))
+                states.append(self.defense.after_step(one, one_state))
         return states
 
     def regulariser(self, state: list[Any]) -> Tensor | None:
-        found = [self.defense.regulariser(own) for own in state]
-        some = next((f for f in found if f is not None), None)
+        penalties = [self.defense.regulariser(one) for one in state]
+        some = next((p for p in penalties if p is not None), None)
         if some is None:
             return None
-        return torch.stack([torch.zeros_like(some) if f is None else f for f in found])
+        return torch.stack([torch.zeros_like(some) if p is None else p for p in penalties])
 
 
 def on_stacks(defense: ClientDefense, alone: Alone, first: int) -> ClientDefense | OneByOne:
@@ -71,7 +71,7 @@ def on_stacks(defense: ClientDefense, alone: Alone, first: int) -> ClientDefense
     return defense if fit else OneByOne(defense, alone, first)
 
 
-class Gang:
+class AttackGroup:
     """Successive malicious rows whose attacks make and balance their tasks in one call.
 
     Args:
@@ -107,8 +107,8 @@ class Gang:
             weights = attack.balance(losses, gradients)
         else:
             with self.alone(rows.start):
-                own = [[g[0] for g in gradient] for gradient in gradients]
-                weights = attack.balance(losses[:, 0], own)[:, None]
+                one = [[g[0] for g in gradient] for gradient in gradients]
+                weights = attack.balance(losses[:, 0], one)[:, None]
         total: list[Tensor] = []
         for weight, gradient in zip(weights, gradients, strict=True):
             part = torch._foreach_mul(gradient, [per_client(weight, g) for g in gradient])
@@ -134,8 +134,8 @@ def _fit(attack: Attack) -> bool:
     return all(fits(carrier(attack, m), m) for m in ("tasks", "balance"))
 
 
-def gangs(attacks: Sequence[Attack], first: int, alone: Alone) -> list[Gang]:
-    """The malicious rows from ``first`` on, in as few gangs as their attacks allow."""
+def attack_groups(attacks: Sequence[Attack], first: int, alone: Alone) -> list[AttackGroup]:
+    """The malicious rows from ``first`` on, in as few groups as their attacks allow."""
 
     def key(numbered: tuple[int, Attack]) -> tuple:
         i, attack = numbered
@@ -143,8 +143,8 @@ def gangs(attacks: Sequence[Attack], first: int, alone: Alone) -> list[Gang]:
             return ("alone", i)
         return ("together", *(id(carrier(attack, m)) for m in ("tasks", "balance")))
 
-    found: list[Gang] = []
+    groups: list[AttackGroup] = []
     for _, group in groupby(enumerate(attacks), key):
         members = list(group)
-        found.append(Gang(first + members[0][0], [a for _, a in members], alone))
-    return found
+        groups.append(AttackGroup(first + members[0][0], [a for _, a in members], alone))
+    return groups
