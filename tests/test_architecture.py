@@ -1,4 +1,4 @@
-"""Imports go down only; Lightning's private API stays in three files, and is still there."""
+"""Imports go down only; Lightning's private API stays in one package, and is still there."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import sys
 
 import pytest
 from conftest import ROOT
-from lightning.pytorch import Trainer
-from lightning.pytorch.loops.fit_loop import _FitLoop
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.trainer import call
 
 FLOORS = re.findall(r"^\| (\d) \| (.+?) \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
 FLOOR = {name: int(floor) for floor, names in FLOORS for name in re.findall(r"`(\w+)`", names)}
@@ -40,60 +42,76 @@ def test_the_table_of_floors_names_all_there_is() -> None:
     assert set(FLOOR) == {package_of(path) for path in FILES}
 
 
-def test_private_lightning_is_touched_in_three_files_only() -> None:
-    private = ("trainer._", "_FitLoop", "epoch_loop", "trainer import call", "val_loop")
-    touching = {package_of(p) for p in FILES if any(word in p.read_text() for word in private)}
-    assert touching <= {"loop", "trainer", "strategy"}
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "epoch_progress",
-        "epoch_loop",
-        "max_batches",
-        "_combined_loader",
-        "restarting",
-        "on_run_start",
-    ],
-)
-def test_the_fit_loop_still_has_what_ours_builds_on(name: str) -> None:
-    assert hasattr(_FitLoop(Trainer(logger=False, enable_checkpointing=False)), name)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
+TRAINER = Trainer(logger=False, enable_checkpointing=False)
+LIGHTNING = {
+    "Trainer": TRAINER,
+    "fit loop": TRAINER.fit_loop,
+    "epoch loop": TRAINER.fit_loop.epoch_loop,
+    "LightningModule": LightningModule(),
+    "LightningDataModule": LightningDataModule(),
+    "Callback": ModelCheckpoint(),
+    "strategy": DDPStrategy(),
+    "module call": call,
+}
+USED = {  # of Lightning's private API, in trainer/ only
+    "module call": ["_call_callback_hooks", "_call_lightning_module_hook"],
+    "Trainer": ["_logger_connector"],
+    "fit loop": ["_combined_loader"],
+    "epoch loop": ["_batches_that_stepped", "_should_check_val_epoch"],
+}
+PUBLIC_NAMES_OF_PRIVATE_LOOPS = {
+    "fit loop": ["epoch_loop", "epoch_progress", "max_batches", "on_run_start", "on_advance_end"],
+    "epoch loop": [
         "batch_progress.reset_on_run",
         "batch_progress.increment_ready",
         "manual_optimization.optim_step_progress.increment_completed",
         "val_loop.run",
-        "_batches_that_stepped",
-        "_should_check_val_epoch",
     ],
-)
-def test_the_epoch_loop_still_has_what_ours_builds_on(name: str) -> None:
-    found = Trainer(logger=False, enable_checkpointing=False).fit_loop.epoch_loop
-    for part in name.split("."):
-        assert hasattr(found, part), f"this Lightning's epoch loop has no {name}"
-        found = getattr(found, part)
+}
 
 
-def test_the_trainer_still_has_what_ours_builds_on() -> None:
-    assert callable(Trainer._run_stage)
+def private_accesses(path) -> set[str]:
+    """Names of Lightning's private attributes that a file reads, sets or imports."""
+    names = {n.attr for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Attribute)}
+    private = {name for owner in LIGHTNING.values() for name in dir(owner) if name[0] == "_"}
+    return {name for name in names & private if not name.startswith("__")}
+
+
+def private_imports(path) -> set[str]:
+    nodes = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom)]
+    lightning = [n for n in nodes if (n.module or "").startswith("lightning")]
+    return {alias.name for n in lightning for alias in n.names if alias.name.startswith("_")}
+
+
+def defined_names(path) -> set[str]:
+    nodes = ast.walk(ast.parse(path.read_text()))
+    return {n.name for n in nodes if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
+
+
+def test_private_lightning_is_touched_in_trainer_only_and_is_what_the_table_says() -> None:
+    used: set[str] = set()
+    for path in FILES:
+        accesses = private_accesses(path) - defined_names(path)
+        touched = accesses | private_imports(path)
+        assert not touched or package_of(path) == "trainer", f"{path} touches {touched}"
+        used |= accesses
+    assert used == {name for names in USED.values() for name in names}
 
 
 @pytest.mark.parametrize(
-    ("connector", "names"),
+    ("owner", "name"),
     [
-        ("_checkpoint_connector", ["_parse_ckpt_path", "resume_start", "_loaded_checkpoint"]),
-        ("_signal_connector", ["register_signal_handlers", "teardown", "_slurm_sigusr_handler_fn"]),
-        ("_accelerator_connector", ["cluster_environment"]),
+        (owner, name)
+        for table in (USED, PUBLIC_NAMES_OF_PRIVATE_LOOPS)
+        for owner, names in table.items()
+        for name in names
     ],
 )
-def test_the_connectors_still_have_what_ours_build_on(connector: str, names: list[str]) -> None:
-    found = getattr(Trainer(logger=False, enable_checkpointing=False), connector)
-    assert [name for name in names if not hasattr(found, name)] == []
+def test_lightning_still_has_what_the_trainer_builds_on(owner: str, name: str) -> None:
+    part = LIGHTNING[owner]
+    for step in name.split("."):
+        assert hasattr(part, step), f"this Lightning's {owner} has no {name}"
+        part = getattr(part, step)
 
 
 def test_importing_the_package_imports_nothing_heavy_that_may_be_missing() -> None:
