@@ -8,13 +8,13 @@ buffers (BatchNorm's running statistics), N examples, (C, H, W) an image.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 Row = Mapping[str, float]  # one round of a run's record, by column
-Method = TypeVar("Method", bound=Callable)
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def takes_stacks(method: Method) -> Method:

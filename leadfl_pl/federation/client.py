@@ -70,21 +70,22 @@ class FederatedClient(LightningModule):
         self._state: Any = None
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.model(x)
+        logits: Tensor = self.model(x)
+        return logits
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         params = [p for p in self.model.parameters() if p.requires_grad]
         return torch.optim.SGD(params, lr=self.lr, momentum=self.momentum)
 
     @classmethod
-    def like(cls, client: FederatedClient, *settings: Any) -> Self:
+    def like(cls, client: FederatedClient, **settings: Any) -> Self:
         """A client of this class on the network, the optimizer and the Trainer of another one.
 
         Args:
             client: the other one.
-            settings: what the class takes between its network and the learning rate.
+            settings: what the class takes besides a network, a learning rate and a momentum.
         """
-        other = cls(client.model, *settings, lr=client.lr, momentum=client.momentum)
+        other = cls(client.model, lr=client.lr, momentum=client.momentum, **settings)
         other.trainer = client.trainer
         return other
 

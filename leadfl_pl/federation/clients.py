@@ -106,8 +106,8 @@ class Clients:
             return self.client
         return MaliciousClient.like(
             self.client,
-            self.local_attack(cohort.round, cohort.client_ids[position], last_update),
-            self.client.defense if self.federation.defended_attackers else None,
+            attack=self.local_attack(cohort.round, cohort.client_ids[position], last_update),
+            defense=self.client.defense if self.federation.defended_attackers else None,
         )
 
     def local_attack(self, t: int, client_id: int, last_update: Tensor | None) -> Attack:

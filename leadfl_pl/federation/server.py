@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from leadfl_pl.aggregators import Aggregated
@@ -33,6 +33,11 @@ class RoundResult(NamedTuple):
     delta: Tensor  # (d,) the server's step
     loss: Tensor  # () mean training loss of the received updates
     regulariser: Tensor  # () mean penalty of the honest ones
+
+    def to(self, device: torch.device) -> RoundResult:
+        """The same on a device."""
+        tensors = (self.delta, self.loss, self.regulariser)
+        return RoundResult(*self[:5], *(tensor.to(device) for tensor in tensors))
 
     def metrics(self) -> dict[str, Tensor]:
         """What is logged of the round, by name; scalars."""

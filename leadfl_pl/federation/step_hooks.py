@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import DDPStrategy, Strategy
@@ -24,11 +26,11 @@ def step_listener(client: FederatedClient) -> str | None:
     Then ``loss.backward()`` and the bare optimizer do what ``manual_backward`` and Lightning's
     optimizer do, which go through all callbacks three times a step to find that out.
     """
-    trainer: Trainer = client.trainer
+    trainer: Any = client.trainer
     strategy, precision = trainer.strategy, trainer.precision_plugin
     unscaled = isinstance(precision, MixedPrecision) and precision.scaler is None  # bf16
     parents: list[tuple[object, type, tuple[str, ...]]] = [
-        *((callback, Callback, HOOKS) for callback in getattr(trainer, "callbacks", ())),
+        *((callback, Callback, HOOKS) for callback in trainer.callbacks),
         (client, LightningModule, (*HOOKS, "backward", "manual_backward")),
         (client, FederatedClient, ("training_step",)),
         (strategy, DDPStrategy if isinstance(strategy, DDPStrategy) else Strategy, PARTS),

@@ -103,7 +103,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self,
         path: str | Path,
-        map_location: Callable | None = lambda storage, _: storage,
+        map_location: Callable[..., Any] | None = lambda storage, _: storage,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
         if "://" in str(path):

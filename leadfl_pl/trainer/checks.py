@@ -124,7 +124,8 @@ def settings(federation: Federation, trainer: Trainer) -> dict[str, Any]:
 
 def _settings(owner: object, *may_change: str) -> dict[str, Any]:
     names = [k for k in vars(owner) if not k.startswith("_") and k not in may_change]
-    return {"class": callable_name(type(owner))} | describe({k: vars(owner)[k] for k in names})
+    settings: dict[str, Any] = describe({k: vars(owner)[k] for k in names})
+    return {"class": callable_name(type(owner))} | settings
 
 
 def check_same(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:

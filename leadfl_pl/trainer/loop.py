@@ -167,11 +167,8 @@ class FederatedLoop(_FitLoop):
         self.rounds_done = state["rounds_done"]
         self.clients.momenta = dict(state["momenta"])
         self.server.load_state_dict(state["server"], device)
-        if (result := state["result"]) is not None:
-            on_device = {
-                k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in result.items()
-            }
-            self.result = RoundResult(**on_device)
+        if state["result"] is not None:
+            self.result = RoundResult(**state["result"]).to(device)
         self._resumed = {}
 
     def on_save_checkpoint(self) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from pathlib import Path
 from signal import Signals
 from typing import Any
 
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.strategies import SingleDeviceStrategy
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info
 
 from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.federation.config import Federation
@@ -93,7 +93,8 @@ class FederatedTrainer(Trainer):
     @property
     def stopped_by(self) -> Signals | None:
         """The signal that ended the last fit early, None if none did."""
-        return next((c.stopped_by for c in self.callbacks if isinstance(c, StopOnSignal)), None)
+        callbacks: list[Callback] = self.callbacks  # type: ignore[attr-defined]
+        return next((c.stopped_by for c in callbacks if isinstance(c, StopOnSignal)), None)
 
     def fit(
         self,
@@ -129,17 +130,33 @@ class FederatedTrainer(Trainer):
             finally:
                 self.ckpt_path = None  # of this fit only
 
-    def validate(self, *args: Any, ckpt_path: str | Path | None = None, **kwargs: Any) -> Any:
+    def validate(
+        self,
+        model: LightningModule | None = None,
+        dataloaders: Any = None,
+        ckpt_path: str | Path | None = None,
+        verbose: bool = True,
+        datamodule: LightningDataModule | None = None,
+        weights_only: bool | None = None,
+    ) -> Any:
         """As :meth:`lightning.pytorch.Trainer.validate`; ``"last"`` is of the newest run."""
         with self._one_sentence_errors():
             path = self._last() if ckpt_path == "last" else ckpt_path
-            return super().validate(*args, ckpt_path=path, **kwargs)
+            return super().validate(model, dataloaders, path, verbose, datamodule, weights_only)
 
-    def test(self, *args: Any, ckpt_path: str | Path | None = None, **kwargs: Any) -> Any:
+    def test(
+        self,
+        model: LightningModule | None = None,
+        dataloaders: Any = None,
+        ckpt_path: str | Path | None = None,
+        verbose: bool = True,
+        datamodule: LightningDataModule | None = None,
+        weights_only: bool | None = None,
+    ) -> Any:
         """As :meth:`lightning.pytorch.Trainer.test`; ``"last"`` is of the newest run."""
         with self._one_sentence_errors():
             path = self._last() if ckpt_path == "last" else ckpt_path
-            return super().test(*args, ckpt_path=path, **kwargs)
+            return super().test(model, dataloaders, path, verbose, datamodule, weights_only)
 
     def _last(self, fresh: bool = False) -> Path | None:
         """The last checkpoint of the newest run; without one None if the run may start afresh."""

@@ -137,7 +137,7 @@ def _fit(attack: Attack) -> bool:
 def attack_groups(attacks: Sequence[Attack], first: int, alone: Alone) -> list[AttackGroup]:
     """The malicious rows from ``first`` on, in as few groups as their attacks allow."""
 
-    def key(numbered: tuple[int, Attack]) -> tuple:
+    def key(numbered: tuple[int, Attack]) -> tuple[Any, ...]:
         i, attack = numbered
         if not _fit(attack):
             return ("alone", i)

@@ -62,7 +62,8 @@ class StackedModel:
 
     def _forward_one(self, params: list[Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
         state = dict(zip(self.names, params, strict=True)) | buffers
-        return functional_call(self.model, state, (x,))
+        logits: Tensor = functional_call(self.model, state, (x,))
+        return logits
 
     def gradients(self, ranges: Sequence[slice], x: Tensor, y: Tensor) -> Losses:
         """Losses (m,) and gradients (m, ...) of m rows on their own batches.
@@ -91,7 +92,7 @@ class StackedModel:
         solved: dict[tuple[int, int], Losses] = {}
         in_turn = bool(self.buffers)
 
-        def key(piece: Piece) -> tuple:
+        def key(piece: Piece) -> tuple[int, ...]:
             return (piece.task if in_turn else 0, *piece.x.shape[1:])
 
         for _, alike in groupby(sorted(pieces, key=lambda p: (*key(p), p.task, p.start)), key):
