@@ -80,7 +80,7 @@ def test_the_epoch_loop_still_has_what_ours_builds_on(name: str) -> None:
 
 
 def test_the_trainer_still_has_what_ours_builds_on() -> None:
-    assert callable(Trainer._run_stage)
+    assert callable(Trainer._run)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ from leadfl_pl.federation.client import FederatedClient
 from leadfl_pl.federation.config import Federation, round_metrics
 from leadfl_pl.federation.server import Server
 from leadfl_pl.federation.vectorised import local_training
-from leadfl_pl.trainer.allocator import keep_freed_memory
 from leadfl_pl.trainer.checks import check_run, check_same, settings
 from leadfl_pl.trainer.strategy import deal
 
@@ -134,7 +133,6 @@ class FederatedLoop(_FitLoop):
         trainer, federation = self.trainer, self.federation
         module, datamodule = check_run(trainer, federation)
         datamodule.to(self._device)
-        keep_freed_memory()
         federation.aggregator.to(self._device)
         self.local = local_training(
             self.execution, module, datamodule, federation, trainer, self.momenta

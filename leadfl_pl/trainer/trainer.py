@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.plugins.environments import SLURMEnvironment
-from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
@@ -23,16 +23,11 @@ from leadfl_pl.federation.config import Federation
 from leadfl_pl.records.checkpoints import RoundCheckpoint, check_fits
 from leadfl_pl.records.files import full_disk
 from leadfl_pl.records.folders import last_checkpoint
-from leadfl_pl.trainer.defaults import (
-    device_count,
-    with_callbacks,
-    with_checkpoint_io,
-    with_csv,
-    with_devices,
-)
+from leadfl_pl.trainer.arguments import trainer_arguments
+from leadfl_pl.trainer.devices import check_threads, cpu_threads
 from leadfl_pl.trainer.loop import FederatedLoop
 from leadfl_pl.trainer.signals import StopSignals
-from leadfl_pl.trainer.strategy import FederatedStrategy, RankLostError, lost_ranks
+from leadfl_pl.trainer.strategy import RankLostError, lost_ranks
 
 
 class DiskFullError(OSError):
@@ -48,48 +43,28 @@ class FederatedTrainer(Trainer):
     end. A fresh run has folders of its own, ``logs/version_N`` and ``checkpoints/version_N`` under
     ``default_root_dir``; ``ckpt_path="last"`` goes on with the newest run, from round 0 if it finds
     none. SIGTERM and Ctrl-C end ``fit`` after the running round and leave their name in
-    ``stopped_by``. ``devices="auto"`` on a CPU is as many single-threaded processes as serve a
-    round's cohort.
+    ``stopped_by``. ``devices="auto"`` on a CPU is as many processes as serve a round's cohort.
 
     Args:
         federation: schedule, attack, rule and server step.
-        kwargs: everything that :class:`lightning.pytorch.Trainer` takes.
+        threads: CPU threads of each process; 1 on a CPU if not given, PyTorch's own choice on a
+            GPU.
+        kwargs: everything that :class:`lightning.pytorch.Trainer` takes and a federation uses.
 
     Raises:
-        ConfigError: the federation cannot be run, or the strategy would mix clients' gradients.
+        ConfigError: the federation cannot be run, or not with these arguments.
     """
 
-    def __init__(self, federation: Federation, **kwargs: Any) -> None:
+    def __init__(self, federation: Federation, threads: int | None = None, **kwargs: Any) -> None:
         if federation.seed is None:
             seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
             federation = dataclasses.replace(federation, seed=seed)
         federation.check()
-        if str(kwargs.get("precision")).startswith("16"):
-            raise ConfigError(
-                f"trainer.precision must be 32, 64 or bf16, got precision = {kwargs['precision']}: "
-                "a gradient scaler would scale what defenses and attacks see"
-            )
-        if kwargs.get("sync_batchnorm"):
-            raise ConfigError(
-                "trainer.sync_batchnorm must be false, got sync_batchnorm = True: it would mix the "
-                "batch statistics of different clients"
-            )
-        root = os.path.expanduser(kwargs.get("default_root_dir") or ".")
-        kwargs["num_sanity_val_steps"] = kwargs.get("num_sanity_val_steps") or 0
-        kwargs["log_every_n_steps"] = kwargs.get("log_every_n_steps") or 1
-        kwargs["logger"] = with_csv(kwargs, root)
-        if "devices" in kwargs:
-            kwargs["devices"] = with_devices(kwargs, federation)
-        if kwargs.get("strategy") in (None, "auto") and device_count(kwargs) != 1:
-            kwargs["strategy"] = FederatedStrategy()
-        kwargs["callbacks"] = with_callbacks(kwargs, federation, Path(root))
-        kwargs["plugins"] = with_checkpoint_io(kwargs)
+        check_threads(threads)
+        kwargs = trainer_arguments(kwargs, federation)
         super().__init__(**kwargs)
-        if not isinstance(self.strategy, (SingleDeviceStrategy, FederatedStrategy)):
-            raise ConfigError(
-                "trainer.strategy must be federated (or auto): "
-                f"{type(self.strategy).__name__} would average the gradients of different clients"
-            )
+        on_cpu = isinstance(self.accelerator, CPUAccelerator)
+        self.threads = 1 if threads is None and on_cpu else threads
         epoch_loop = self.fit_loop.epoch_loop
         loop = FederatedLoop(self, federation, self.fit_loop.min_epochs, self.fit_loop.max_epochs)
         loop.epoch_loop = epoch_loop
@@ -143,9 +118,9 @@ class FederatedTrainer(Trainer):
             rounds = f"round {self.current_epoch} of {self.max_epochs}"
             self._say(f"{self.stopped_by.name}: stopped after {rounds}. {self._how_to_go_on()}")
 
-    def _run_stage(self) -> Any:
-        with lost_ranks(self.world_size):
-            return super()._run_stage()
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
+        with lost_ranks(self.world_size), cpu_threads(self.threads):
+            return super()._run(*args, **kwargs)
 
     def _kill_others(self) -> None:
         """Kills the processes that this one started, and keeps their observer from killing it."""
