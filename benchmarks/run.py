@@ -31,7 +31,7 @@ from typing import NamedTuple
 from leadfl_pl.records.provenance import commit
 
 ROOT = Path(__file__).parent.parent
-ROUND = re.compile(r"^round (\d+)/")
+ROUND = re.compile(r"^round \d+ ")
 
 
 class Measured(NamedTuple):
@@ -70,16 +70,16 @@ def measure(config: str, rounds: int, count: int, threads: int, flags: list[str]
     command = [
         sys.executable, str(ROOT / "cli.py"), "fit", f"--config={ROOT / config}",
         f"--trainer.max_epochs={rounds}", f"--trainer.devices={count}",
-        "--trainer.accelerator=cpu", "--trainer.default_root_dir=run", *flags,
+        f"--trainer.threads={threads}", "--trainer.accelerator=cpu",
+        "--trainer.default_root_dir=run", *flags,
     ]  # fmt: skip
     ends: list[float] = []
     rss = pss = 0.0
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         run = subprocess.Popen(
-            command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
-        )  # fmt: skip
+            command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        )
 
         def watch() -> None:
             nonlocal rss, pss

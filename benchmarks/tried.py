@@ -5,7 +5,7 @@
 FashionMNIST's network, SGD with momentum. The variants take turns, step by step, so that a slow
 moment of the machine hits all of them; printed are medians, and the share of the shipped one.
 ``--profile`` prints where the time of a step goes instead, ``--evaluation`` what 20,000 images cost
-in evaluation batches of several sizes, before and after malloc is told to keep freed memory.
+in evaluation batches of several sizes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from torch import Tensor, nn
 import leadfl_pl as fl
 from leadfl_pl.models.pooling import MaxPool2x2
 from leadfl_pl.records.provenance import commit
-from leadfl_pl.trainer.allocator import keep_freed_memory
 
 Step = Callable[[], Tensor]
 
@@ -124,12 +123,8 @@ def main() -> None:
     print(f"python benchmarks/tried.py {' '.join(sys.argv[1:])}".rstrip())
     print(f"torch {torch.__version__}, {arguments.threads} thread(s), commit {commit()}")
     if arguments.evaluation:
-        before = evaluation(20)
-        print(f"freed memory is kept from here on: {keep_freed_memory()}")
-        after = evaluation(20)
-        for size, seconds in before.items():
-            ratio = after[size] / seconds
-            print(f"batches of {size:>4}: {seconds:.2f} s, then {after[size]:.2f} s, x {ratio:.2f}")
+        for size, seconds in evaluation(20).items():
+            print(f"batches of {size:>4}: {seconds:.2f} s")
         return
     runs = variants(arguments.batch)
     if arguments.profile:

@@ -1,4 +1,4 @@
-"""Folders of a run's own: ``logs/version_N`` and ``checkpoints/version_N`` under one root.
+"""The folders of a run: ``logs/version_N`` and ``checkpoints/version_N`` under one root.
 
 A fresh run has the same N in both. A run that goes on has new logs, with all its rounds in them,
 and keeps its folder of checkpoints.
@@ -7,6 +7,8 @@ and keeps its folder of checkpoints.
 from __future__ import annotations
 
 import os
+import re
+import zipfile
 from pathlib import Path
 
 from lightning.pytorch.loggers import CSVLogger
@@ -16,14 +18,14 @@ LOGS, CHECKPOINTS, VERSION = "logs", "checkpoints", "version_"
 LAST = "last.ckpt"
 
 
-def number_of(folder: Path) -> int:
-    """The N of ``version_N``; -1 for any other name.
+def number_of(path: Path) -> int:
+    """The N of ``version_N`` or ``round-N.ckpt``; -1 for any other name.
 
-    >>> number_of(Path("logs/version_3")), number_of(Path("logs/old"))
-    (3, -1)
+    >>> number_of(Path("logs/version_3")), number_of(Path("round-7.ckpt")), number_of(Path("old"))
+    (3, 7, -1)
     """
-    number = folder.name.removeprefix(VERSION)
-    return int(number) if folder.name.startswith(VERSION) and number.isdecimal() else -1
+    numbered = re.fullmatch(rf"{VERSION}(\d+)|round-(\d+)\.ckpt", path.name)
+    return int(numbered[1] or numbered[2]) if numbered else -1
 
 
 def next_number(root: Path) -> int:
@@ -56,12 +58,19 @@ def touch(folder: Path) -> None:
 
 
 def last_checkpoint(root: Path) -> Path | None:
-    """The last checkpoint of the run under ``root`` that was started or saved last, if any."""
+    """The last checkpoint of the run under ``root`` that was started or saved last, if any.
+
+    Where ``last.ckpt`` is missing, since the run was killed while it was replaced, that is the
+    ``round-N.ckpt`` with the highest N that is not cut off.
+    """
     runs = [f for f in (root / CHECKPOINTS).glob(f"{VERSION}*") if number_of(f) >= 0]
     if not runs:
         return None
     newest = max(runs, key=lambda folder: (folder.stat().st_mtime_ns, number_of(folder)))
-    return newest / LAST if (newest / LAST).exists() else None
+    if (newest / LAST).exists():
+        return newest / LAST
+    whole = [path for path in newest.glob("round-*.ckpt") if zipfile.is_zipfile(path)]
+    return max(whole, key=number_of, default=None)
 
 
 class RunLogger(CSVLogger):

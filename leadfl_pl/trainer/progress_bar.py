@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -41,9 +42,8 @@ class RoundProgressBar(ProgressBar):
             TextColumn("{task.fields[note]}"),
             console=self.console,
         )
-        rounds = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
         self.rounds = self.progress.add_task(
-            "rounds", total=rounds, completed=trainer.current_epoch, note=""
+            "rounds", total=trainer.max_epochs, completed=trainer.current_epoch, note=""
         )
         self.clients = self.progress.add_task(
             "clients", total=trainer.num_training_batches, note=""
@@ -57,14 +57,15 @@ class RoundProgressBar(ProgressBar):
             self.progress.update(self.clients, completed=batch_idx + 1)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        note = describe(trainer)
+        done, note = trainer.current_epoch + 1, last_evaluation(trainer)
         if self.progress is not None:
-            self.progress.update(self.rounds, completed=trainer.current_epoch + 1, note=note)
+            self.progress.update(self.rounds, completed=done, note=note)
             self.progress.update(self.clients, completed=0)
-            if trainer.current_epoch + 1 == trainer.max_epochs:
+            if done == trainer.max_epochs:
                 self._stop()  # before Lightning and the report print below it
         elif self.enabled:
-            self.console.print(f"round {trainer.current_epoch + 1}/{trainer.max_epochs} {note}")
+            words = [f"round {done - 1}", note, f"({done} of {trainer.max_epochs} done)"]
+            self.console.print("  ".join(word for word in words if word))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop()
@@ -84,10 +85,8 @@ class RoundProgressBar(ProgressBar):
         Console(stderr=True).print(*args)
 
 
-def describe(trainer: Trainer) -> str:
-    """The last evaluation in a few words."""
+def last_evaluation(trainer: Trainer) -> str:
+    """The accuracies of the last evaluation; an untargeted attack has none of a backdoor."""
     names = {"clean": "val/clean_accuracy", "backdoor": "val/backdoor_accuracy"}
-    values = trainer.callback_metrics
-    return "  ".join(
-        f"{word} {100 * float(values[key]):.1f} %" for word, key in names.items() if key in values
-    )
+    values = {w: float(trainer.callback_metrics.get(key, math.nan)) for w, key in names.items()}
+    return "  ".join(f"{w} {100 * v:.1f} %" for w, v in values.items() if not math.isnan(v))

@@ -40,11 +40,11 @@ def lost_ranks(world_size: int) -> Iterator[None]:
         raise RankLostError(LOST) from error
 
 
-def say_lost(record: logging.LogRecord) -> bool:
-    """Makes one clear error of what Lightning's observer of processes says before it kills all.
+def reword(record: logging.LogRecord) -> bool:
+    """A logging filter: one clear error for what Lightning's observer of processes logs.
 
-    It looks every five seconds, so that in a long round it sees a lost process before any
-    collective does.
+    The observer kills all processes when one is gone. It looks every five seconds, so in a long
+    round it sees that before any collective does.
     """
     if "Forcefully terminating" in record.getMessage():
         record.msg, record.args = f"error: {LOST}", ()
@@ -80,15 +80,15 @@ class FederatedStrategy(DDPStrategy):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        logging.getLogger(_ChildProcessObserver.__module__).addFilter(say_lost)
+        logging.getLogger(_ChildProcessObserver.__module__).addFilter(reword)
 
     def setup_environment(self) -> None:
         super().setup_environment()
         atexit.unregister(leave_group)  # of an earlier fit
         atexit.register(leave_group)
         # What is logged of a round is equal on all ranks: there is nothing to synchronise.
-        own = "(round/|train/loss|train/regulariser|(val|test)/backdoor_accuracy)"
-        message = rf".*recommended to use `self.log\('{own}.*sync_dist=True"
+        equal = "(round/|train/loss|train/regulariser|(val|test)/backdoor_accuracy)"
+        message = rf".*recommended to use `self.log\('{equal}.*sync_dist=True"
         warnings.filterwarnings("ignore", message=message)
         # Lightning's gather goes through the variant that has gradients.
         warnings.filterwarnings("ignore", message=".*nn.functional.all_gather is deprecated")

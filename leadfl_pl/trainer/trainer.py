@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ from signal import Signals
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.utilities import rank_zero_info
 
 from leadfl_pl.core.errors import ConfigError
@@ -18,16 +17,11 @@ from leadfl_pl.federation.config import Federation
 from leadfl_pl.records.checkpoints import how_to_go_on
 from leadfl_pl.records.files import full_disk
 from leadfl_pl.records.folders import last_checkpoint
-from leadfl_pl.trainer.defaults import (
-    device_count,
-    with_callbacks,
-    with_checkpoint_io,
-    with_csv,
-    with_devices,
-)
+from leadfl_pl.trainer.arguments import trainer_arguments
+from leadfl_pl.trainer.devices import check_threads, cpu_threads
 from leadfl_pl.trainer.loop import FederatedLoop
 from leadfl_pl.trainer.stop_on_signal import StopOnSignal
-from leadfl_pl.trainer.strategy import FederatedStrategy, RankLostError, kill_others, lost_ranks
+from leadfl_pl.trainer.strategy import RankLostError, kill_others, lost_ranks
 
 
 class DiskFullError(OSError):
@@ -43,47 +37,26 @@ class FederatedTrainer(Trainer):
     end. A fresh run has folders of its own, ``logs/version_N`` and ``checkpoints/version_N`` under
     ``default_root_dir``; ``ckpt_path="last"`` goes on with the newest run, from round 0 if there is
     none. SIGTERM and Ctrl-C end ``fit`` after the running round and leave their name in
-    ``stopped_by``. ``devices="auto"`` on a CPU is as many single-threaded processes as serve a
-    round's cohort.
+    ``stopped_by``. ``devices="auto"`` on a CPU is as many processes as serve a round's cohort.
 
     Args:
         federation: schedule, attack, rule and server step.
-        kwargs: everything that :class:`lightning.pytorch.Trainer` takes.
+        threads: CPU threads of each process; 1 on a CPU if not given, PyTorch's own choice on a
+            GPU.
+        kwargs: everything that :class:`lightning.pytorch.Trainer` takes and a federation uses.
 
     Raises:
-        ConfigError: the federation cannot be run, or the strategy would mix clients' gradients.
+        ConfigError: the federation cannot be run, or not with these arguments.
     """
 
     fit_loop: FederatedLoop
 
-    def __init__(self, federation: Federation, **kwargs: Any) -> None:
+    def __init__(self, federation: Federation, threads: int | None = None, **kwargs: Any) -> None:
         federation.check()
-        if str(kwargs.get("precision")).startswith("16"):
-            raise ConfigError(
-                f"trainer.precision must be 32, 64 or bf16, got precision = {kwargs['precision']}: "
-                "a gradient scaler would scale what defenses and attacks see"
-            )
-        if kwargs.get("sync_batchnorm"):
-            raise ConfigError(
-                "trainer.sync_batchnorm must be false, got sync_batchnorm = True: it would mix the "
-                "batch statistics of different clients"
-            )
-        root = os.path.expanduser(kwargs.get("default_root_dir") or ".")
-        kwargs["num_sanity_val_steps"] = kwargs.get("num_sanity_val_steps") or 0
-        kwargs["log_every_n_steps"] = kwargs.get("log_every_n_steps") or 1
-        kwargs["logger"] = with_csv(kwargs, root)
-        if "devices" in kwargs:
-            kwargs["devices"] = with_devices(kwargs, federation)
-        if kwargs.get("strategy") in (None, "auto") and device_count(kwargs) != 1:
-            kwargs["strategy"] = FederatedStrategy()
-        kwargs["callbacks"] = with_callbacks(kwargs, federation, Path(root))
-        kwargs["plugins"] = with_checkpoint_io(kwargs)
-        super().__init__(**kwargs)
-        if not isinstance(self.strategy, (SingleDeviceStrategy, FederatedStrategy)):
-            raise ConfigError(
-                "trainer.strategy must be federated (or auto): "
-                f"{type(self.strategy).__name__} would average the gradients of different clients"
-            )
+        check_threads(threads)
+        super().__init__(**trainer_arguments(kwargs, federation))
+        on_cpu = isinstance(self.accelerator, CPUAccelerator)
+        self.threads = 1 if threads is None and on_cpu else threads
         epoch_loop = self.fit_loop.epoch_loop
         loop = FederatedLoop(self, federation, self.fit_loop.min_epochs, self.fit_loop.max_epochs)
         loop.epoch_loop = epoch_loop
@@ -120,7 +93,7 @@ class FederatedTrainer(Trainer):
             DiskFullError: there is no room for a file of the run.
         """
         data = (train_dataloaders, val_dataloaders, datamodule)
-        with self._one_sentence_errors():
+        with self._running():
             if ckpt_path in (None, "best", "hpc"):
                 super().fit(model, *data, ckpt_path, weights_only)
                 return
@@ -140,7 +113,7 @@ class FederatedTrainer(Trainer):
         weights_only: bool | None = None,
     ) -> Any:
         """As :meth:`lightning.pytorch.Trainer.validate`; ``"last"`` is of the newest run."""
-        with self._one_sentence_errors():
+        with self._running():
             path = self._last() if ckpt_path == "last" else ckpt_path
             return super().validate(model, dataloaders, path, verbose, datamodule, weights_only)
 
@@ -154,7 +127,7 @@ class FederatedTrainer(Trainer):
         weights_only: bool | None = None,
     ) -> Any:
         """As :meth:`lightning.pytorch.Trainer.test`; ``"last"`` is of the newest run."""
-        with self._one_sentence_errors():
+        with self._running():
             path = self._last() if ckpt_path == "last" else ckpt_path
             return super().test(model, dataloaders, path, verbose, datamodule, weights_only)
 
@@ -171,10 +144,10 @@ class FederatedTrainer(Trainer):
         return None
 
     @contextmanager
-    def _one_sentence_errors(self) -> Iterator[None]:
-        """Makes one error with one message of a lost process, and of a full disk."""
+    def _running(self) -> Iterator[None]:
+        """With the run's threads; a lost process, and a full disk, are one error with one message."""
         try:
-            with lost_ranks(self.world_size):
+            with lost_ranks(self.world_size), cpu_threads(self.threads):
                 yield
         except RankLostError:
             kill_others(self.strategy)

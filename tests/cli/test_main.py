@@ -110,7 +110,8 @@ def test_the_defense_is_one_key(defense: str) -> None:
 def test_what_is_printed_without_a_terminal(capfd: pytest.CaptureFixture) -> None:
     assert main([*QUICKSTART, *TINY]) == 0
     out, err = capfd.readouterr()
-    assert "round 2/2 clean" in err
+    assert "round 0  clean" in err  # as in rounds.csv
+    assert "(2 of 2 done)" in err
     assert "main accuracy" in out
     assert "backdoor final" in out
     assert "2 of 2" in out  # both rounds are a burst
@@ -183,8 +184,6 @@ def test_several_devices_give_the_bits_of_one(devices: str) -> None:
     script = [sys.executable, str(ROOT / "cli.py"), *QUICKSTART, *TINY,
               f"--trainer.devices={devices}", "--trainer.default_root_dir=two"]  # fmt: skip
     environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
-    if devices != "auto":  # which takes one thread by itself
-        environment["OMP_NUM_THREADS"] = "1"
     done = subprocess.run(script, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
     assert main([*QUICKSTART, *TINY]) == 0

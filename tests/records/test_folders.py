@@ -13,7 +13,7 @@ from resumed import FOLDER, assert_is_whole, copy_of_three_rounds, fit, rounds_i
 from tiny import SmallImages, small_client, small_trainer
 
 import leadfl_pl as fl
-from leadfl_pl.records.folders import RunLogger, claim
+from leadfl_pl.records.folders import RunLogger, claim, last_checkpoint
 
 
 @pytest.fixture
@@ -98,6 +98,18 @@ def test_last_is_not_an_older_run_when_the_newest_has_no_checkpoint(
     assert "last finds no checkpoint of the newest run under" in capsys.readouterr().err
     assert_is_whole(resumed, 2)
     assert rounds_in(run_folder / "last.ckpt") == 3
+
+
+def test_without_its_link_last_is_the_highest_round_that_is_not_cut_off(run_folder: Path) -> None:
+    whole = (run_folder / "last.ckpt").read_bytes()
+    assert last_checkpoint(Path("run")) == run_folder / "last.ckpt"
+    (run_folder / "last.ckpt").unlink()
+    (run_folder / "last.ckpt").symlink_to("round-99.ckpt")  # which is not there
+    for number in (9, 10):
+        (run_folder / f"round-{number}.ckpt").write_bytes(whole)
+    (run_folder / "round-11.ckpt").write_bytes(whole[: len(whole) // 2])
+    (run_folder / "round-best.ckpt").write_bytes(whole)
+    assert last_checkpoint(Path("run")) == run_folder / "round-10.ckpt"
 
 
 def test_last_with_no_run_at_all_starts_with_round_0_and_says_so(

@@ -178,7 +178,7 @@ def test_a_lost_process_stops_the_run_with_one_sentence(victim: str, tmp_path: P
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         STARTED.append(main)  # ends after its round, on both processes
-        wait_until(lambda: "round 3/" in errors.read_text(), 120)
+        wait_until(lambda: "round 3 " in errors.read_text(), 120)
         (child,) = children(main.pid)
         os.kill(main.pid if victim == "main" else child, signal.SIGKILL)
         killed = time.monotonic()
