@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LARGEST = 10**6  # a factor beyond it only overflows float32, or is a slip of the keyboard
+FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 class ConfigError(ValueError):
@@ -15,3 +24,82 @@ def require_choice(owner: str, key: str, value: str, choices: Sequence[str]) -> 
         raise ConfigError(
             f"{owner}: {key} must be one of {', '.join(choices)}, got {key} = {value}"
         )
+
+
+def require_number(
+    owner: str,
+    key: str,
+    value: Any,
+    *,
+    least: float = -LARGEST,
+    above: float = -inf,
+    most: float = LARGEST,
+    below: float = inf,
+    whole: bool = False,
+) -> None:
+    """Raises :class:`ConfigError` unless ``value`` is a number in this range.
+
+    NaN, the infinities, booleans and what is no number are always refused, and so is anything
+    beyond :data:`LARGEST` unless a bound says otherwise.
+
+    >>> require_number("LeadFL", "alpha", -0.4, least=0)
+    Traceback (most recent call last):
+    ...
+    leadfl_pl.core.errors.ConfigError: LeadFL: alpha must be >= 0, got alpha = -0.4
+    """
+    is_number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+    if not is_number or not abs(value) < inf:
+        wanted = "a whole number" if whole else "a finite number"
+    elif value < least:
+        wanted = f">= {least}"
+    elif value <= above:
+        wanted = f"> {above}"
+    elif value > most:
+        wanted = f"<= {most}"
+    elif value >= below:
+        wanted = f"< {below}"
+    else:
+        return
+    raise ConfigError(f"{owner}: {key} must be {wanted}, got {key} = {value}")
+
+
+def require_tensor(
+    demand: str, value: object, shape: Sequence[int | str], *dtypes: torch.dtype
+) -> None:
+    """Raises :class:`ConfigError` unless a user's method returned a tensor like this.
+
+    Args:
+        demand: the start of the message, up to "must return".
+        value: what was returned.
+        shape: a size is a number, or a letter if any will do.
+        dtypes: those that will do; any if not given.
+
+    >>> require_tensor("Mine.finish must return", None, (2730,))
+    Traceback (most recent call last):
+    ...
+    leadfl_pl.core.errors.ConfigError: Mine.finish must return a tensor of shape (2730,), got None
+    """
+    sizes = ", ".join(str(size) for size in shape) + "," * (len(shape) == 1)
+    if (
+        not isinstance(value, Tensor)
+        or len(value.shape) != len(shape)
+        or any(isinstance(s, int) and s != n for s, n in zip(shape, value.shape, strict=True))
+    ):
+        raise ConfigError(f"{demand} a tensor of shape ({sizes}), got {summarise(value)}")
+    if dtypes and value.dtype not in dtypes:
+        names = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        raise ConfigError(f"{demand} a tensor of {names}, got {summarise(value)}")
+
+
+def summarise(value: object) -> str:
+    """What a value is, for messages.
+
+    >>> summarise([torch.zeros(2, 3), None])
+    'list(float32 of shape (2, 3), None)'
+    """
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
+    if isinstance(value, (list, tuple)):
+        more = ", ..." if len(value) > 3 else ""
+        return f"{type(value).__name__}({', '.join(summarise(v) for v in value[:3])}{more})"
+    return "None" if value is None else type(value).__name__

@@ -88,6 +88,7 @@ class LocalStep(NamedTuple):
     grads: list[Tensor]  # g_i; overwritten by the next backward pass: keep a clone
     lr: float
     step: int  # i, from 0 in every round
+    num_steps: int  # I, how many local steps this client takes in this round
     epoch_start: bool  # the first batch of a local epoch
     optimizer_step: Callable[[], object]
     generator: torch.Generator  # on the parameters' device

@@ -106,6 +106,7 @@ class FederatedClient(LightningModule):
                     grads=[torch.zeros_like(p) if p.grad is None else p.grad for p in self._params],
                     lr=optimizer.param_groups[0]["lr"],
                     step=self._step,
+                    num_steps=0,
                     epoch_start=self._epoch_start,
                     optimizer_step=bare.step,
                     generator=self._generator,
@@ -185,7 +186,7 @@ class LeadFLClient(FederatedClient):
         alpha: float = 0.4,
         clip: float = 0.2,
         norm: Norm = "l2",
-        formulation: Formulation = "report",
+        formulation: Formulation = "corrected",
         lr: float = 0.01,
         momentum: float = 0.0,
     ) -> None:

@@ -225,6 +225,7 @@ class VectorisedRound:
             grads=grads,
             lr=self.settings.lr,
             step=epoch * block.length + j,
+            num_steps=block.limit,
             epoch_start=j == 0,
             optimizer_step=optimizer_step,
             generator=generators[0],
