@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import numpy as np
 import torch
 
-from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.errors import ConfigError, require_number, summarise
 from leadfl_pl.core.rng import generator
 from leadfl_pl.core.values import Cohort, Population
 
@@ -48,10 +49,29 @@ class Schedule:
         return [picked[i] for i in torch.randperm(n, generator=rng).tolist()]
 
     def cohort(self, population: Population, round: int) -> Cohort:
-        """The clients of round ``round``, counted from 0."""
-        malicious = set(self.draw_malicious(population))
-        ids = self.sample(population, round, self.malicious_count(round))
-        return Cohort(round, tuple(ids), tuple(c in malicious for c in ids))
+        """The clients of round ``round``, counted from 0.
+
+        Raises:
+            ConfigError: a method of the schedule returned something else than it must.
+        """
+        k, m, n, _ = population
+        name = type(self).__name__
+        attackers = self.draw_malicious(population)
+        require_clients(f"{name}.draw_malicious", attackers, m, k)
+        count = self.malicious_count(round)
+        if count is not None:
+            key, least, most = f"malicious_count({round})", max(0, n - k + m), min(n, m)
+            require_number(name, key, count, least=least, most=most, whole=True)
+        ids = self.sample(population, round, count)
+        require_clients(f"{name}.sample", ids, n, k)
+        malicious = set(attackers)
+        is_malicious = tuple(c in malicious for c in ids)
+        if count is not None and sum(is_malicious) != count:
+            raise ConfigError(
+                f"{name}.sample must return {count} malicious clients for round {round}, "
+                f"got {sum(is_malicious)}"
+            )
+        return Cohort(round, tuple(int(c) for c in ids), is_malicious)
 
     def check(self, population: Population) -> None:
         """Raises :class:`ConfigError` if the population cannot fill every round's cohort."""
@@ -88,7 +108,7 @@ class FixedSchedule(Schedule):
     """
 
     def __init__(self, num_malicious: int) -> None:
-        _require_count(self, num_malicious)
+        require_number("FixedSchedule", "num_malicious", num_malicious, least=0, whole=True)
         self.num_malicious = num_malicious
 
     def malicious_count(self, round: int) -> int:
@@ -111,14 +131,17 @@ class BurstySchedule(Schedule):
         num_malicious: malicious clients in each of those rounds; the others have none.
 
     References:
-        Report, section III (periodic attack): period 10, burst 2, 6 of 10.
+        Guthmann and Tan, see :class:`~leadfl_pl.LeadFL`, section III (periodic attack): period 10,
+        burst 2, 6 of 10.
     """
 
     def __init__(self, period: int = 10, burst: int = 2, num_malicious: int = 6) -> None:
-        _require_count(self, num_malicious)
-        if not 1 <= burst <= period:
+        require_number("BurstySchedule", "num_malicious", num_malicious, least=0, whole=True)
+        require_number("BurstySchedule", "period", period, least=1, whole=True)
+        require_number("BurstySchedule", "burst", burst, least=1, whole=True)
+        if burst > period:
             raise ConfigError(
-                f"BurstySchedule: burst must be in 1 .. period = {period}, got burst = {burst}"
+                f"BurstySchedule: burst must be <= period = {period}, got burst = {burst}"
             )
         self.period = period
         self.burst = burst
@@ -144,9 +167,11 @@ class ForcedRounds(Schedule):
     """
 
     def __init__(self, schedule: Schedule, rounds: Sequence[int], num_malicious: int) -> None:
-        _require_count(self, num_malicious)
+        require_number("ForcedRounds", "num_malicious", num_malicious, least=0, whole=True)
+        for entry in rounds:
+            require_number("ForcedRounds", "rounds", entry, least=0, whole=True)
         self.schedule = schedule
-        self.rounds = frozenset(rounds)
+        self.rounds = tuple(sorted(set(rounds)))
         self.num_malicious = num_malicious
 
     def malicious_count(self, round: int) -> int | None:
@@ -194,9 +219,14 @@ class ReleasedSchedule(Schedule):
         return picked + state.choice(malicious, count, replace=False).tolist()
 
 
-def _require_count(schedule: Schedule, num_malicious: int) -> None:
-    if num_malicious < 0:
-        raise ConfigError(
-            f"{type(schedule).__name__}: num_malicious must be >= 0, "
-            f"got num_malicious = {num_malicious}"
-        )
+def require_clients(method: str, ids: Sequence[int], count: int, num_clients: int) -> None:
+    """Raises :class:`ConfigError` unless ``ids`` are ``count`` different clients."""
+    shown: object = summarise(ids)
+    if isinstance(ids, (list, tuple)):
+        right = {c for c in ids if isinstance(c, Integral) and c in range(num_clients)}
+        if len(right) == len(ids) == count:
+            return
+        shown = ids if len(ids) <= 20 else f"{len(ids)} ids, {len(right)} of them such"
+    raise ConfigError(
+        f"{method} must return {count} different clients in 0 .. {num_clients - 1}, got {shown}"
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 
 from leadfl_pl import (
@@ -39,6 +41,12 @@ def test_a_cohort_has_n_different_clients_and_the_truth_about_them(name: str) ->
         assert len(set(cohort.client_ids)) == 10
         assert set(cohort.client_ids) <= set(range(100))
         assert cohort.malicious == tuple(c in malicious for c in cohort.client_ids)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_setting_can_be_read_back(name: str) -> None:
+    parameters = inspect.signature(type(SCHEDULES[name])).parameters
+    assert set(parameters) - {"args", "kwargs"} == vars(SCHEDULES[name]).keys()
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -106,9 +114,63 @@ def test_too_few_benign_clients_are_refused() -> None:
     RandomSchedule().check(many)
 
 
+class Mine(Schedule):
+    """A schedule that returns what it is given."""
+
+    def __init__(self, count: object = None, ids: object = None, malicious: object = None) -> None:
+        self.count, self.ids, self.malicious = count, ids, malicious
+
+    def malicious_count(self, round):
+        return self.count
+
+    def sample(self, population, round, count):
+        return super().sample(population, round, count) if self.ids is None else self.ids
+
+    def draw_malicious(self, population):
+        return super().draw_malicious(population) if self.malicious is None else self.malicious
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"burst": 11}, "burst must be in 1 .. period = 10"), ({"num_malicious": -1}, ">= 0")],
+    [
+        ({"count": 99}, r"Mine: malicious_count\(3\) must be <= 10, got malicious_count\(3\) = 99"),
+        ({"count": 2.5}, r"malicious_count\(3\) must be a whole number"),
+        ({"ids": range(10)}, r"Mine.sample must return 10 different clients in 0 .. 99, got range"),
+        ({"ids": [*range(9), 8]}, "10 different clients .* got .*7, 8, 8"),
+        ({"ids": [*range(9), 100]}, "10 different clients in 0 .. 99, got .* 100"),
+        ({"ids": list(range(99))}, "10 different clients in 0 .. 99, got 99 ids"),
+        ({"count": 4, "ids": list(range(10)), "malicious": tuple(range(75, 100))},
+         "Mine.sample must return 4 malicious clients for round 3, got 0"),
+        ({"malicious": (1, 2)}, "Mine.draw_malicious must return 25 different clients"),
+    ],
+)  # fmt: skip
+def test_a_users_schedule_must_draw_what_it_was_asked_for(settings: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Mine(**settings).cohort(POPULATION, 3)
+
+
+def test_a_round_without_enough_benign_clients_is_refused() -> None:
+    many = POPULATION._replace(num_malicious=95)
+    with pytest.raises(ConfigError, match=r"malicious_count\(0\) must be >= 5"):
+        Mine(count=4).cohort(many, 0)
+    assert sum(Mine(count=5).cohort(many, 0).malicious) == 5
+
+
+def test_forced_rounds_are_the_same_setting_in_any_order() -> None:
+    one, other = (ForcedRounds(RandomSchedule(), r, 5) for r in ([12, 0, 10], [0, 10, 12, 12]))
+    assert one.rounds == other.rounds == (0, 10, 12)
+    with pytest.raises(ConfigError, match="ForcedRounds: rounds must be >= 0, got rounds = -1"):
+        ForcedRounds(RandomSchedule(), [-1], 5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"burst": 11}, "burst must be <= period = 10, got burst = 11"),
+        ({"burst": 0}, "burst must be >= 1, got burst = 0"),
+        ({"num_malicious": -1}, "num_malicious must be >= 0, got num_malicious = -1"),
+        ({"num_malicious": 2.5}, "num_malicious must be a whole number"),
+    ],
 )
 def test_a_burst_that_cannot_be_is_refused(settings: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from statistics import NormalDist
 
 import torch
 from torch import Tensor
 
 from leadfl_pl.attacks.base import Attack, CraftedUpdates
-from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.errors import require_number
 
 
 def largest_z(n: int, num_malicious: int) -> float:
@@ -33,14 +32,14 @@ class ALIE(CraftedUpdates):
     r"""Attackers send :math:`\mu_j - z \sigma_j` in each coordinate j.
 
     :math:`\mu` and :math:`\sigma` are the mean and the (population) standard deviation of the
-    honest updates, or of the attackers' own ones.
+    honest updates, or of those of the attackers.
 
     Args:
         attack, omniscient: see :class:`~leadfl_pl.attacks.base.CraftedUpdates`.
         z: the shift; None for :func:`largest_z` of each round.
 
     Raises:
-        ConfigError: z is not finite; ``attack`` corrupts updates.
+        ConfigError: z is out of range; ``attack`` corrupts updates.
 
     >>> updates, malicious = torch.tensor([[1.0], [3.0], [9.0]]), torch.tensor([0, 0, 1]).bool()
     >>> ALIE(z=1.5).corrupt(updates, malicious, torch.Generator())[2]
@@ -65,8 +64,8 @@ class ALIE(CraftedUpdates):
         self, attack: Attack | None = None, z: float | None = None, omniscient: bool = True
     ) -> None:
         super().__init__(attack, omniscient)
-        if z is not None and not math.isfinite(z):
-            raise ConfigError(f"ALIE: z must be a finite number, got z = {z}")
+        if z is not None:
+            require_number("ALIE", "z", z)
         self.z = z
 
     def craft(

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from leadfl_pl.attacks.base import Attack, Task, require_class
-from leadfl_pl.core.errors import ConfigError, require_choice
+from leadfl_pl.core.errors import ConfigError, require_choice, require_number
 from leadfl_pl.core.values import takes_stacks
 
-LEAVE = float("nan")  # "leave the image as it is"
-NINE_PIXELS: tuple[tuple[float, ...], ...] = (
+Pattern = Sequence[Sequence[float | None]]  # rows of 1 (set), 0 (cleared), None (as it is)
+NINE_PIXELS = (
     (1, 0, 1),
-    (LEAVE, 1, LEAVE),
-    (LEAVE, LEAVE, 0),
-    (LEAVE, 1, LEAVE),
+    (None, 1, None),
+    (None, None, 0),
+    (None, 1, None),
     (1, 0, 1),
 )
 LOSS_FLOOR = 1e-5  # as in the released solver; a loss that has underflowed to 0 still divides
@@ -80,7 +80,7 @@ class PatternBackdoor(Attack):
             out; the pattern keeps its pixels. 8 x 8 images get row 1, column 5.
         high, low: values of the set and the cleared pixels, in the scale of the images (1 and 0:
             raw pixels in [0, 1]).
-        pattern: rows of 1 (set), 0 (clear) and NaN (leave the image as it is).
+        pattern: rows of 1 (set), 0 (cleared) and None (leave the image as it is).
 
     Raises:
         ConfigError: a setting out of range; the pattern does not fit the image; no such class.
@@ -101,33 +101,36 @@ class PatternBackdoor(Attack):
         position: tuple[int, int] = (3, 23),
         high: float = 1.0,
         low: float = 0.0,
-        pattern: Sequence[Sequence[float]] = NINE_PIXELS,
+        pattern: Pattern = NINE_PIXELS,
     ) -> None:
         name = type(self).__name__
         require_choice(name, "balance", balance, ("mgda", "fixed"))
-        if min(position) < 0:
-            raise ConfigError(f"{name}: position must be >= 0, got position = {list(position)}")
-        if not pattern or len({len(row) for row in pattern}) != 1 or not pattern[0]:
-            raise ConfigError(
-                f"{name}: pattern must be rows of one length, "
-                f"got pattern = {[list(row) for row in pattern]}"
-            )
-        if not 0 < backdoor_weight <= 1:
-            raise ConfigError(
-                f"{name}: backdoor_weight must be in (0, 1], got backdoor_weight = "
-                f"{backdoor_weight}"
-            )
+        require_number(name, "backdoor_weight", backdoor_weight, above=0, most=1)
+        for entry in position:
+            require_number(name, "position", entry, least=0, whole=True)
+        for key, value in (("high", high), ("low", low)):
+            require_number(name, key, value)
         self.target = target
         self.balance_rule = balance
         self.backdoor_weight = backdoor_weight
         self.position = position
-        values = torch.tensor(pattern, dtype=torch.float32)  # (h, w)
-        self.mask = ~values.isnan()
-        self.values = torch.where(values > 0, high, low)
+        self.high, self.low = high, low
+        self.pattern = tuple(tuple(row) for row in pattern)
+        entries = {entry for row in self.pattern for entry in row}
+        one_length = len({len(row) for row in self.pattern}) == 1
+        if not one_length or not entries <= {0, 1, None} or entries <= {None}:
+            raise ConfigError(
+                f"{name}: pattern must be rows of one length of 1 (set), 0 (cleared) and null (as "
+                f"it is), not all of them null, got pattern = {[list(row) for row in pattern]}"
+            )
+        # (h, w) each
+        self._mask = torch.tensor([[entry is not None for entry in row] for row in self.pattern])
+        is_set = torch.tensor([[entry == 1 for entry in row] for row in self.pattern])
+        self._values = torch.where(is_set, high, low)
 
     def check(self, image_shape: Sequence[int], num_classes: int) -> None:
         height, width = image_shape[-2:]
-        rows, columns = self.mask.shape
+        rows, columns = self._mask.shape
         if rows > height or columns > width:
             raise ConfigError(
                 f"{type(self).__name__}: pattern must fit the image, {height} x {width} pixels, "
@@ -137,7 +140,7 @@ class PatternBackdoor(Attack):
 
     def corner(self, height: int, width: int) -> tuple[int, int]:
         """Row and column of the pattern's top-left corner on an image of this size."""
-        rows, columns = self.mask.shape
+        rows, columns = self._mask.shape
         row = round(self.position[0] * height / REFERENCE_SIZE)
         column = round(self.position[1] * width / REFERENCE_SIZE)
         return min(row, height - rows), min(column, width - columns)
@@ -145,10 +148,10 @@ class PatternBackdoor(Attack):
     def stamp(self, x: Tensor) -> Tensor:
         """A copy of the images (B, C, H, W) with the pattern on every channel."""
         row, column = self.corner(*x.shape[-2:])
-        rows, columns = self.mask.shape
-        if self.mask.device != x.device:  # once, not in every local step
-            self.mask, self.values = self.mask.to(x.device), self.values.to(x.device)
-        mask, values = self.mask, self.values.to(x.dtype)
+        rows, columns = self._mask.shape
+        if self._mask.device != x.device:  # once, not in every local step
+            self._mask, self._values = self._mask.to(x.device), self._values.to(x.device)
+        mask, values = self._mask, self._values.to(x.dtype)
         stamped = x.clone()
         window = stamped[..., row : row + rows, column : column + columns]
         window.copy_(torch.where(mask, values, window))
@@ -163,8 +166,8 @@ class PatternBackdoor(Attack):
         if self.balance_rule == "fixed":
             weights = (self.backdoor_weight, 1 - self.backdoor_weight)
             return torch.stack([torch.full_like(losses[0], w) for w in weights])
-        weight = mgda_weight(gradients[0], gradients[1], losses[0], losses[1])
-        return torch.stack([weight, 1 - weight])
+        share = mgda_weight(gradients[0], gradients[1], losses[0], losses[1])
+        return torch.stack([share, 1 - share])
 
     def trigger(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self.stamp(x), torch.full_like(y, self.target), y != self.target

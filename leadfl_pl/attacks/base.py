@@ -1,4 +1,4 @@
-"""The seam of the attacks: on a malicious client's data, and on the updates of a round."""
+"""What an attack can do: to a malicious client's data, and to the updates of a round."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Triggered = tuple[Tensor, Tensor, Tensor]  # images, labels the attacker wants, 
 class Attack:
     """What the malicious clients do. The base class attacks nothing.
 
-    A malicious client trains on one or several *tasks* made of its own batch; their gradients are
+    A malicious client trains on one or several *tasks* made of its batch; their gradients are
     summed with :meth:`balance`, and :meth:`project` has the last word on the sum. What differs
     between the malicious clients, or from round to round, is decided by :meth:`local`. An attack
     on updates overrides :meth:`corrupt`. An attack that plants a backdoor overrides
@@ -38,7 +38,7 @@ class Attack:
 
     @takes_stacks
     def tasks(self, x: Tensor, y: Tensor) -> list[Task]:
-        """The batches that a malicious client takes its gradient from, given its own batch."""
+        """The batches that a malicious client takes its gradient from, given its batch."""
         return [(x, y)]
 
     @takes_stacks
@@ -102,7 +102,7 @@ class AttackWrapper(Attack):
 def reference_updates(updates: Tensor, malicious: Tensor, omniscient: bool) -> Tensor:
     """The updates (r, d) from which attackers learn what honest ones look like.
 
-    The honest ones for an omniscient attacker; the attackers' own, as their local training gave
+    The honest ones for an omniscient attacker; those of the attackers, as their local training gave
     them, for one who is not, and in a round without honest clients.
     """
     honest = ~malicious
@@ -110,21 +110,21 @@ def reference_updates(updates: Tensor, malicious: Tensor, omniscient: bool) -> T
 
 
 def overrides(attack: Attack, method: str) -> bool:
-    """Whether the attack, or one that it wraps, does anything of its own in ``method``."""
+    """Whether the attack, or one that it wraps, overrides ``method``."""
     return getattr(type(carrier(attack, method)), method) is not getattr(Attack, method)
 
 
 def carrier(attack: Attack, method: str) -> Attack:
-    """The attack, or the one that it wraps, whose own ``method`` is called in the end."""
-    found = getattr(type(attack), method)
-    if isinstance(attack, AttackWrapper) and found is getattr(AttackWrapper, method):
+    """The attack, or the one that it wraps, whose ``method`` is called in the end."""
+    function = getattr(type(attack), method)
+    if isinstance(attack, AttackWrapper) and function is getattr(AttackWrapper, method):
         return carrier(attack.attack, method)
     return attack
 
 
 def require_class(attack: Attack, key: str, value: int, num_classes: int) -> None:
     """Raises :class:`ConfigError` unless ``value`` is one of the data's classes."""
-    if not 0 <= value < num_classes:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < num_classes:
         raise ConfigError(
             f"{type(attack).__name__}: {key} must be a class in 0 .. {num_classes - 1}, "
             f"got {key} = {value}"
@@ -139,7 +139,7 @@ class CraftedUpdates(AttackWrapper):
 
     Args:
         attack: on the data of the malicious clients; honest local training if not given.
-        omniscient: the attackers know the honest updates of the round; otherwise their own only.
+        omniscient: the attackers know the honest updates of the round; otherwise only theirs.
 
     Raises:
         ConfigError: ``attack`` corrupts updates itself, which would be lost.

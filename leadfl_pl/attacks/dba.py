@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Literal
 
 import torch
 
-from leadfl_pl.attacks.backdoor import LEAVE, PatternBackdoor
+from leadfl_pl.attacks.backdoor import PatternBackdoor
 from leadfl_pl.attacks.base import Attack
-from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.errors import ConfigError, require_number
 from leadfl_pl.core.values import AttackerView
 
 NUM_BARS = 4
@@ -31,8 +32,8 @@ class DBA(PatternBackdoor):
     Raises:
         ConfigError: a setting out of range; the bars do not fit the image; no such class.
 
-    >>> local = [int(DBA().bar(j).mask.sum()) for j in range(4)]
-    >>> local, int(DBA().mask.sum())
+    >>> blank = torch.zeros(1, 1, 28, 28)
+    >>> [int(DBA().bar(j).stamp(blank).sum()) for j in range(4)], int(DBA().stamp(blank).sum())
     ([4, 4, 4, 4], 16)
 
     References:
@@ -62,14 +63,14 @@ class DBA(PatternBackdoor):
         high: float = 1.0,
     ) -> None:
         for key, value, least in (("size", size, 1), ("gap", gap, 0), ("shift", shift, 0)):
-            if min(value) < least:
-                raise ConfigError(f"DBA: {key} must be >= {least}, got {key} = {list(value)}")
+            for entry in value:
+                require_number("DBA", key, entry, least=least, whole=True)
         self.size, self.gap, self.shift = size, gap, shift
-        rows = [2 * size[0] + gap[0], 2 * size[1] + gap[1]]
-        pattern = torch.full(rows, LEAVE)
+        mask = torch.zeros(2 * size[0] + gap[0], 2 * size[1] + gap[1], dtype=torch.bool)
         for j in range(NUM_BARS):
-            pattern[self._window(j)] = 1.0
-        super().__init__(target, balance, backdoor_weight, high=high, pattern=pattern.tolist())
+            mask[self._window(j)] = True
+        pattern = [[1 if is_set else None for is_set in row] for row in mask.tolist()]
+        super().__init__(target, balance, backdoor_weight, high=high, pattern=pattern)
 
     def _window(self, j: int) -> tuple[slice, slice]:
         """Rows and columns of bar j in the trigger."""
@@ -79,7 +80,7 @@ class DBA(PatternBackdoor):
 
     def check(self, image_shape: Sequence[int], num_classes: int) -> None:
         height, width = image_shape[-2:]
-        rows, columns = (a + b for a, b in zip(self.shift, self.mask.shape, strict=True))
+        rows, columns = (a + b for a, b in zip(self.shift, self._mask.shape, strict=True))
         if rows > height or columns > width:
             raise ConfigError(
                 f"DBA: size = {list(self.size)}, gap = {list(self.gap)} and shift = "
@@ -93,12 +94,9 @@ class DBA(PatternBackdoor):
 
     def bar(self, j: int) -> DBA:
         """The same attack with bar j mod 4 as its whole trigger."""
-        local = DBA(
-            self.target, self.balance_rule, self.backdoor_weight, self.size, self.gap, self.shift
-        )
-        window = torch.zeros_like(self.mask)
-        window[self._window(j)] = True
-        local.mask, local.values = self.mask & window, self.values
+        local = copy.copy(self)
+        local._mask = torch.zeros_like(self._mask)
+        local._mask[self._window(j)] = True
         return local
 
     def local(self, view: AttackerView) -> Attack:

@@ -1,4 +1,4 @@
-"""Bursts that the attackers time by the decay of their own backdoor."""
+"""Bursts that the attackers time by the decay of their backdoor."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from leadfl_pl.attacks.base import Attack, AttackWrapper, overrides
-from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.errors import ConfigError, require_number
 from leadfl_pl.core.values import AttackerView
 
 CHUNK = 256  # images at a time
@@ -14,9 +14,9 @@ CHUNK = 256  # images at a time
 
 @torch.no_grad()
 def backdoor_accuracy(attack: Attack, view: AttackerView) -> float:
-    """Share of the client's own triggered images that the received model sends where wanted.
+    """Share of the client's triggered images that the received model sends where wanted.
 
-    The model is evaluated in eval mode, and every module has its own mode again afterwards. 0
+    The model is evaluated in eval mode, and every module has its former mode again afterwards. 0
     where no image of the client counts.
     """
     dtype = next(p.dtype for p in view.model.parameters() if p.is_floating_point())
@@ -41,7 +41,7 @@ def backdoor_accuracy(attack: Attack, view: AttackerView) -> float:
 class DecayTimed(AttackWrapper):
     """Attackers attack only in rounds in which their backdoor has decayed.
 
-    A malicious client measures the backdoor accuracy of the received global model on its own
+    A malicious client measures the backdoor accuracy of the received global model on its
     triggered images. Above ``threshold`` it trains honestly (with the client-side defense only if
     the federation has ``defended_attackers``); at or below, it carries out ``attack``. So bursts
     come when the defense has done its work.
@@ -62,10 +62,7 @@ class DecayTimed(AttackWrapper):
 
     def __init__(self, attack: Attack, threshold: float = 0.5) -> None:
         super().__init__(attack)
-        if not 0 <= threshold <= 1:
-            raise ConfigError(
-                f"DecayTimed: threshold must be in [0, 1], got threshold = {threshold}"
-            )
+        require_number("DecayTimed", "threshold", threshold, least=0, most=1)
         name = type(attack).__name__
         if not overrides(attack, "trigger"):
             raise ConfigError(f"DecayTimed: attack must have a trigger, got attack = {name}")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from leadfl_pl.attacks.base import Attack, CraftedUpdates
 from leadfl_pl.core.distances import krum_scores, squared_distances
-from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.errors import require_number
 
 SMALLEST_LAMBDA = 1e-5  # the paper's
 
@@ -27,8 +27,8 @@ class FangTrimmedMean(CraftedUpdates):
 
     Where the honest mean is negative: uniform between the largest honest value M and b M (M / b if
     M < 0). Where it is positive: between the smallest one m and b m (m / b if m > 0). Where it is
-    zero: zero. Each attacker draws for himself. Without omniscience, from the attackers' own mean
-    and standard deviation: between mu + 3 sigma and mu + 4 sigma, or mu - 4 sigma and
+    zero: zero. Each attacker draws anew. Without omniscience, from the mean and standard
+    deviation of the attackers' updates: between mu + 3 sigma and mu + 4 sigma, or mu - 4 sigma and
     mu - 3 sigma.
 
     Args:
@@ -36,7 +36,7 @@ class FangTrimmedMean(CraftedUpdates):
         b: how far beyond, >= 1; 1 is exactly the largest or smallest honest value.
 
     Raises:
-        ConfigError: b < 1; ``attack`` corrupts updates.
+        ConfigError: b is out of range; ``attack`` corrupts updates.
 
     >>> updates = torch.tensor([[1.0, -1.0], [3.0, -3.0], [9.0, 9.0]])
     >>> malicious = torch.tensor([0, 0, 1]).bool()
@@ -50,17 +50,16 @@ class FangTrimmedMean(CraftedUpdates):
     Differences:
         1. The paper's values are weights; these are updates, theta_c - theta_t, so b stretches
            the step and not the weight.
-        2. The direction is that of the honest mean (of the attackers' own mean without
+        2. The direction is that of the honest mean (of the attackers' mean without
            omniscience); the paper takes that of the aggregate before the attack.
-        3. The standard deviation is the population one: a single attacker sends his own update.
+        3. The standard deviation is the population one: a single attacker sends its update.
     """
 
     def __init__(
         self, attack: Attack | None = None, b: float = 2.0, omniscient: bool = True
     ) -> None:
         super().__init__(attack, omniscient)
-        if not 1 <= b < float("inf"):
-            raise ConfigError(f"FangTrimmedMean: b must be >= 1, got b = {b}")
+        require_number("FangTrimmedMean", "b", b, least=1)
         self.b = b
 
     def craft(
@@ -108,7 +107,7 @@ class FangKrum(CraftedUpdates):
 
     s holds the signs of the honest mean. lambda starts at :func:`largest_lambda` and is halved
     until Krum, with f the number of attackers, chooses it, or lambda < 1e-5. Without omniscience,
-    Krum is asked about the attackers' own updates and one crafted one, then two, up to as many as
+    Krum is asked about the attackers' updates and one crafted one, then two, up to as many as
     there are attackers.
 
     Args:
@@ -129,7 +128,7 @@ class FangKrum(CraftedUpdates):
     Differences:
         1. The paper's crafted model is w_Re - lambda s, w_Re being the received global model,
            which is 0 among updates.
-        2. s is the direction of the honest mean (of the attackers' own mean without omniscience);
+        2. s is the direction of the honest mean (of the attackers' mean without omniscience);
            the paper takes that of Krum's choice before the attack.
         3. All attackers send the same; in the paper the others stay within a distance of the
            first, in its authors' code they send the same.

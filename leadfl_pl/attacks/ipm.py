@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from leadfl_pl.attacks.base import Attack, CraftedUpdates
-from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.errors import require_number
 
 
 class IPM(CraftedUpdates):
@@ -20,7 +20,7 @@ class IPM(CraftedUpdates):
         epsilon: the factor, >= 0; 0 sends nothing.
 
     Raises:
-        ConfigError: epsilon < 0; ``attack`` corrupts updates.
+        ConfigError: epsilon is out of range; ``attack`` corrupts updates.
 
     >>> updates, malicious = torch.tensor([[1.0], [3.0], [9.0]]), torch.tensor([0, 0, 1]).bool()
     >>> IPM(epsilon=0.5).corrupt(updates, malicious, torch.Generator())[2]
@@ -35,8 +35,7 @@ class IPM(CraftedUpdates):
         self, attack: Attack | None = None, epsilon: float = 0.5, omniscient: bool = True
     ) -> None:
         super().__init__(attack, omniscient)
-        if not 0 <= epsilon < float("inf"):
-            raise ConfigError(f"IPM: epsilon must be >= 0, got epsilon = {epsilon}")
+        require_number("IPM", "epsilon", epsilon, least=0)
         self.epsilon = epsilon
 
     def craft(

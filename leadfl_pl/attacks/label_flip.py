@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from leadfl_pl.attacks.base import Attack, Task, Triggered, require_class
-from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.errors import ConfigError, require_number
 from leadfl_pl.core.values import takes_stacks
 
 
@@ -49,6 +49,7 @@ class LabelFlip(Attack):
                 "LabelFlip: source and target must be two classes, or both null, "
                 f"got source = {source} and target = {target}"
             )
+        require_number("LabelFlip", "num_classes", num_classes, least=2, whole=True)
         self.source, self.target, self.num_classes = source, target, num_classes
 
     def check(self, image_shape: Sequence[int], num_classes: int) -> None:

@@ -1,4 +1,4 @@
-"""Min-Max and Min-Sum: as far from the honest mean as the honest updates' own spread allows.
+"""Min-Max and Min-Sum: as far from the honest mean as the spread of the honest updates allows.
 
 Two attacks of one paper that share all but one inequality.
 """
@@ -64,7 +64,7 @@ class MinMax(_MinDistance):
     r"""Attackers send :math:`\mu + \gamma p`, no further from any honest update than they are.
 
     The largest gamma with :math:`\max_i \|\mu + \gamma p - u_i\| \le \max_{i,j} \|u_i - u_j\|`,
-    for the honest updates :math:`u_i` (or the attackers' own) with mean :math:`\mu`.
+    for the honest updates :math:`u_i` (or those of the attackers) with mean :math:`\mu`.
 
     Args:
         attack, omniscient: see :class:`~leadfl_pl.attacks.base.CraftedUpdates`.
@@ -88,15 +88,15 @@ class MinMax(_MinDistance):
     """
 
     def gamma(self, along: Tensor, offsets: Tensor, distances: Tensor) -> Tensor:
-        room = (distances.max() - offsets).clamp_min(0.0)  # only rounding makes it negative
-        return ((along.square() + room).sqrt() - along).min()
+        slack = (distances.max() - offsets).clamp_min(0.0)  # only rounding makes it negative
+        return ((along.square() + slack).sqrt() - along).min()
 
 
 class MinSum(_MinDistance):
     r"""Attackers send :math:`\mu + \gamma p`, in sum no further from the honest updates than one.
 
     The largest gamma with :math:`\sum_i \|\mu + \gamma p - u_i\|^2 \le \max_i \sum_j \|u_i -
-    u_j\|^2`, for the honest updates :math:`u_i` (or the attackers' own) with mean :math:`\mu`.
+    u_j\|^2`, for the honest updates :math:`u_i` (or those of the attackers) with mean :math:`\mu`.
 
     Args:
         attack, omniscient, perturbation: see :class:`MinMax`.
@@ -120,6 +120,6 @@ class MinSum(_MinDistance):
 
     def gamma(self, along: Tensor, offsets: Tensor, distances: Tensor) -> Tensor:
         r = len(along)
-        room = (distances.sum(dim=1).max() - offsets.sum()).clamp_min(0.0) / r
+        slack = (distances.sum(dim=1).max() - offsets.sum()).clamp_min(0.0) / r
         half = along.mean()
-        return (half.square() + room).sqrt() - half
+        return (half.square() + slack).sqrt() - half

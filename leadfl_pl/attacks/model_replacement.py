@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from leadfl_pl.attacks.base import Attack, AttackWrapper
-from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.errors import require_number
 
 
 class ModelReplacement(AttackWrapper):
@@ -21,7 +21,7 @@ class ModelReplacement(AttackWrapper):
         gamma: the factor, > 0; None for n / m of each round.
 
     Raises:
-        ConfigError: gamma <= 0.
+        ConfigError: gamma is out of range.
 
     >>> updates, malicious = torch.tensor([[1.0], [1.0], [3.0], [1.0]]), torch.tensor([0, 0, 1, 0])
     >>> ModelReplacement().corrupt(updates, malicious.bool(), torch.Generator())
@@ -44,8 +44,8 @@ class ModelReplacement(AttackWrapper):
 
     def __init__(self, attack: Attack | None = None, gamma: float | None = None) -> None:
         super().__init__(attack)
-        if gamma is not None and not 0 < gamma < float("inf"):
-            raise ConfigError(f"ModelReplacement: gamma must be > 0, got gamma = {gamma}")
+        if gamma is not None:
+            require_number("ModelReplacement", "gamma", gamma, above=0)
         self.gamma = gamma
 
     def corrupt(self, updates: Tensor, malicious: Tensor, generator: torch.Generator) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from leadfl_pl.attacks.base import Attack, AttackWrapper
-from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.errors import require_number
 from leadfl_pl.core.values import AttackerView
 
 
@@ -53,8 +53,7 @@ class Neurotoxin(AttackWrapper):
 
     def __init__(self, attack: Attack, share: float = 0.05) -> None:
         super().__init__(attack)
-        if not 0 <= share < 1:
-            raise ConfigError(f"Neurotoxin: share must be in [0, 1), got share = {share}")
+        require_number("Neurotoxin", "share", share, least=0, below=1)
         self.share = share
 
     def local(self, view: AttackerView) -> Attack:
@@ -72,5 +71,5 @@ class _Projected(AttackWrapper):
         self.masks = masks
 
     def project(self, gradients: list[Tensor]) -> list[Tensor]:
-        found = self.attack.project(gradients)
-        return [g * mask for g, mask in zip(found, self.masks, strict=True)]
+        projected = self.attack.project(gradients)
+        return [g * mask for g, mask in zip(projected, self.masks, strict=True)]

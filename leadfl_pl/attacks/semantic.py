@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from leadfl_pl.attacks.base import Attack, Task, Triggered, require_class
-from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.errors import ConfigError, require_number
 
 
 class Feature:
@@ -47,10 +47,11 @@ class ChannelDominance(Feature):
     """
 
     def __init__(self, channel: int = 0) -> None:
+        require_number("ChannelDominance", "channel", channel, least=0, whole=True)
         self.channel = channel
 
     def check(self, image_shape: Sequence[int]) -> None:
-        if image_shape[0] < 2 or not 0 <= self.channel < image_shape[0]:
+        if not self.channel < image_shape[0] > 1:
             raise ConfigError(
                 "ChannelDominance: channel must be one of several colour channels, got channel = "
                 f"{self.channel} and images with C = {image_shape[0]}"
@@ -100,7 +101,8 @@ class SemanticBackdoor(Attack):
         feature: Feature | None = None,
         threshold: float = 0.5,
     ) -> None:
-        if source == target:
+        require_number("SemanticBackdoor", "threshold", threshold)
+        if source is not None and source == target:
             raise ConfigError(
                 f"SemanticBackdoor: source must differ from target = {target}, "
                 f"got source = {source}"

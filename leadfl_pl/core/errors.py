@@ -47,8 +47,8 @@ def require_number(
     ...
     leadfl_pl.core.errors.ConfigError: LeadFL: alpha must be >= 0, got alpha = -0.4
     """
-    kind = Integral if whole else Real
-    if not isinstance(value, kind) or isinstance(value, bool) or not abs(value) < inf:
+    is_number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+    if not is_number or not abs(value) < inf:
         wanted = "a whole number" if whole else "a finite number"
     elif value < least:
         wanted = f">= {least}"

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from leadfl_pl.core.describe import describe
-from leadfl_pl.core.errors import ConfigError
-from leadfl_pl.data.shared import share
-from leadfl_pl.data.splits import IID, Split
+from leadfl_pl.core.errors import FLOATS, ConfigError, require_number, require_tensor, summarise
+from leadfl_pl.data.splits import IID, Split, check_split
 
 
 class ImageSet(NamedTuple):
@@ -95,7 +93,7 @@ class FederatedDataModule(LightningDataModule):
         eval_batch_size: of the evaluation.
 
     Raises:
-        ConfigError: a batch size below 1.
+        ConfigError: a batch size below 1; from ``setup``, see :func:`check_sets`.
     """
 
     image_shape: tuple[int, int, int]  # (C, H, W)
@@ -105,9 +103,8 @@ class FederatedDataModule(LightningDataModule):
         self, split: Split | None = None, batch_size: int = 32, eval_batch_size: int = 250
     ) -> None:
         super().__init__()
-        for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
-            if value < 1:
-                raise ConfigError(f"data.{name} must be >= 1, got {name} = {value}")
+        for key, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
+            require_number("data", key, value, least=1, whole=True)
         self.split = split or IID()
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -119,7 +116,9 @@ class FederatedDataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         if self._sets is None:
-            self._sets = self.load()
+            sets = self.load()
+            check_sets(self, sets)
+            self._sets = sets
 
     @property
     def train_set(self) -> ImageSet:
@@ -134,69 +133,83 @@ class FederatedDataModule(LightningDataModule):
         return self._sets[1]
 
     def to(self, device: torch.device | str) -> None:
-        """Moves both sets to ``device``, once; the CPU processes of a node share one copy."""
-        if torch.device(device).type == "cpu" and self.trainer is not None:
-            tensors = share([*self.train_set, *self.test_set], self.trainer)
-            self._sets = (ImageSet(*tensors[:2]), ImageSet(*tensors[2:]))
+        """Moves both sets to ``device``."""
         self._sets = (self.train_set.to(device), self.test_set.to(device))
 
     def partition(self, num_clients: int, seed: int) -> list[Tensor]:
-        """Indices into the training set, one tensor for each client."""
-        return self.split(self.train_set.labels.cpu(), num_clients, seed)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"split": describe(self.split), "batch_size": self.batch_size}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuses to go on with a federation whose clients had other data.
+        """Indices into the training set, one tensor for each client.
 
         Raises:
-            ConfigError: the split or the batch size is not the checkpoint's.
+            ConfigError: the split does not assign every example to exactly one client.
         """
-        trainer = self.trainer
-        if trainer is None or not hasattr(trainer, "federation") or trainer.state.fn != "fit":
-            return
-        for key, value in self.state_dict().items():
-            if (saved := state_dict[key]) != value:
-                raise ConfigError(
-                    f"data.{key} must be {saved}, as in the checkpoint, to go on with its run, "
-                    f"got {key} = {value}"
-                )
+        labels = self.train_set.labels.cpu()
+        parts = self.split(labels, num_clients, seed)
+        return check_split(self.split, parts, num_clients, len(labels))
 
     def train_dataloader(self) -> TensorBatches:
         return TensorBatches(self.train_set, self.batch_size, shuffle=True)
 
     def val_dataloader(self) -> TensorBatches:
-        """The test set in batches, dealt out over the ranks of a Trainer.
-
-        In a federation one rank may have a batch more than another, so what ranks do together
-        (``sync_dist``, ``all_gather``) belongs to the end of the epoch.
-        """
+        """The test set in batches, split over the ranks of a Trainer where that changes nothing."""
         limit = 1.0 if self.trainer is None else self.trainer.limit_val_batches
         return self._evaluation_batches(limit)
 
     def test_dataloader(self) -> TensorBatches:
+        """As :meth:`val_dataloader`."""
         limit = 1.0 if self.trainer is None else self.trainer.limit_test_batches
         return self._evaluation_batches(limit)
 
     def _evaluation_batches(self, limit: float | int) -> TensorBatches:
-        """The batches of this rank, or all where every rank must have them.
+        """Every n-th batch of the test set for each of n ranks, or all of them for every rank.
 
-        That is where the Trainer counts batches, and where there are fewer than ranks: a rank
-        without any would not be there when metrics meet. In a federation, where buffers move that
-        :class:`~leadfl_pl.trainer.batch_statistics.BatchStatistics` does not bring together. In any other
-        Trainer, where any move, and where ranks would have unequally many batches, as
-        DistributedDataParallel waits for each.
+        All of them where the Trainer counts batches, where the ranks would have unequally many
+        (they wait for each other), and where evaluation moves buffers, which every rank must move
+        alike.
         """
         batches = TensorBatches(self.test_set, self.eval_batch_size)
         trainer = self.trainer
         if trainer is None or isinstance(limit, int) or limit != 1.0:
             return batches
-        rank, world_size = trainer.global_rank, trainer.world_size
-        whole, rest = divmod(len(batches), world_size)
-        module = trainer.lightning_module
-        moving = getattr(module, "evaluation_mode", "eval") == "train"
-        keeps = whole == 0 or moving
-        if keeps:
+        moves_buffers = getattr(trainer.lightning_module, "evaluation_mode", "eval") == "train"
+        if moves_buffers or len(batches) % trainer.world_size:
             return batches
+        rank, world_size = trainer.global_rank, trainer.world_size
         return TensorBatches(self.test_set, self.eval_batch_size, rank=rank, world_size=world_size)
+
+
+def check_sets(module: FederatedDataModule, sets: object) -> None:
+    """Raises :class:`ConfigError` unless ``sets`` can be what the module's ``load`` must return.
+
+    That is two :class:`ImageSet`, neither empty, of ``image_shape``, one dtype, finite images and
+    labels in 0 .. ``num_classes`` - 1.
+    """
+    name = type(module).__name__
+    pair = list(sets) if isinstance(sets, tuple) else []
+    if len(pair) != 2 or not all(isinstance(data, ImageSet) for data in pair):
+        raise ConfigError(f"{name}.load must return two ImageSet, got {summarise(sets)}")
+    for key in ("image_shape", "num_classes"):
+        if not hasattr(module, key):
+            raise ConfigError(f"{name} must define {key}, got none")
+    for which, (images, labels) in zip(("training", "test"), pair, strict=True):
+        demand = f"{name}.load must return {which}"
+        shape = ("N", *module.image_shape)
+        require_tensor(f"{demand} images as", images, shape, torch.uint8, *FLOATS)
+        require_tensor(f"{demand} labels as", labels, (len(images),), torch.int64)
+        if not len(images):
+            raise ConfigError(f"{demand} images, got an empty set")
+        is_float = images.is_floating_point()
+        if is_float and bool((wrong := ~images.flatten(1).isfinite().all(dim=1)).any()):
+            first = int(wrong.nonzero()[0])
+            raise ConfigError(f"{demand} images of finite numbers, got NaN or Inf in image {first}")
+        if bool((wrong := (labels < 0) | (labels >= module.num_classes)).any()):
+            first = int(wrong.nonzero()[0])
+            raise ConfigError(
+                f"{demand} labels in 0 .. {module.num_classes - 1}, got {labels[first]} for image "
+                f"{first}"
+            )
+    train, test = (data.images for data in pair)
+    if train.dtype != test.dtype:
+        raise ConfigError(
+            f"{name}.load must return training and test images of one dtype, got "
+            f"{summarise(train)} and {summarise(test)}"
+        )

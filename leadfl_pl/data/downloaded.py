@@ -16,7 +16,7 @@ from leadfl_pl.data.splits import Split
 class DownloadedData(FederatedDataModule, ABC):
     """A data set that torchvision reads from ``data_dir``, or downloads into it, kept as bytes.
 
-    torchvision's own loaders and integrity checks run. A data set is a subclass that defines
+    torchvision's loaders and integrity checks run. A data set is a subclass that defines
     :meth:`dataset`, ``files``, ``image_shape`` and ``num_classes``.
 
     Args:
@@ -52,10 +52,10 @@ class DownloadedData(FederatedDataModule, ABC):
 
     def _read(self, train: bool, download: bool) -> ImageSet:
         try:
-            found = self.dataset(train, download)
+            dataset = self.dataset(train, download)
         except (AssertionError, OSError, RuntimeError, ValueError) as error:
             raise self._unusable(error) from error
-        images, labels = torch.as_tensor(found.data), torch.as_tensor(found.targets)
+        images, labels = torch.as_tensor(dataset.data), torch.as_tensor(dataset.targets)
         if len(images) != len(labels):
             raise self._unusable(f"{len(images)} images with {len(labels)} labels")
         # (N, H, W, C) of colour, (N, H, W) of grey images

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.errors import ConfigError, summarise
 from leadfl_pl.core.rng import derive_seed
 from leadfl_pl.data.base import FederatedDataModule, ImageSet
 from leadfl_pl.data.splits import Split
@@ -35,23 +35,22 @@ def read_image(image: Any) -> Tensor:
     if isinstance(image, Image.Image) and image.mode in PLAIN_MODE:
         image = np.array(image.convert(PLAIN_MODE[image.mode]))
     if isinstance(image, np.ndarray):
-        found = torch.from_numpy(image)
-        found = found.permute(2, 0, 1) if found.ndim == 3 else found
+        tensor = torch.from_numpy(image)
+        tensor = tensor.permute(2, 0, 1) if tensor.ndim == 3 else tensor
     elif isinstance(image, Tensor):
-        found = image.as_subclass(Tensor).detach().cpu()
+        tensor = image.as_subclass(Tensor).detach().cpu()
     else:
         mode = f" of mode {image.mode}" if isinstance(image, Image.Image) else ""
         raise ConfigError(
             "an image must be a PIL image (grey or RGB), an array (H, W[, C]) or a tensor "
             f"([C, ]H, W), got {type(image).__name__}{mode}"
         )
-    found = found.unsqueeze(0) if found.ndim == 2 else found
-    if found.ndim != 3 or not (found.dtype == torch.uint8 or found.is_floating_point()):
+    tensor = tensor.unsqueeze(0) if tensor.ndim == 2 else tensor
+    if tensor.ndim != 3 or not (tensor.dtype == torch.uint8 or tensor.is_floating_point()):
         raise ConfigError(
-            "an image must be uint8 or floating, with 2 or 3 dimensions, got "
-            f"{str(found.dtype).removeprefix('torch.')} of shape {tuple(found.shape)}"
+            f"an image must be uint8 or floating, with 2 or 3 dimensions, got {summarise(tensor)}"
         )
-    return found.float() if found.is_floating_point() else found
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def read_images(dataset: Any, key: str) -> ImageSet:
@@ -80,19 +79,20 @@ def read_images(dataset: Any, key: str) -> ImageSet:
         for i in range(len(dataset)):
             try:
                 image, label = dataset[i]
-                found, labels[i] = read_image(image), class_number(label)
+                tensor, labels[i] = read_image(image), class_number(label)
             except (ConfigError, TypeError, ValueError) as error:
                 raise ConfigError(
                     f"{owner}: example {i} must be a pair of an image and a class: {error}"
                 ) from error
             if i == 0:
-                images = found.new_empty((len(dataset), *found.shape))
-            if found.shape != images.shape[1:] or found.dtype != images.dtype:
+                images = tensor.new_empty((len(dataset), *tensor.shape))
+            if tensor.shape != images.shape[1:] or tensor.dtype != images.dtype:
                 raise ConfigError(
                     f"{owner}: all images must be of one size and type, but image {i} is "
-                    f"{_say(found)} and image 0 is {_say(images[0])}; resize them with a transform"
+                    f"{summarise(tensor)} and image 0 is {summarise(images[0])}; resize them with "
+                    "a transform"
                 )
-            images[i] = found
+            images[i] = tensor
     return ImageSet(images, labels)
 
 
@@ -109,10 +109,6 @@ def class_number(label: Any) -> int:
     return number
 
 
-def _say(image: Tensor) -> str:
-    return f"{tuple(image.shape)} {str(image.dtype).removeprefix('torch.')}"
-
-
 class TorchvisionData(FederatedDataModule):
     """Any two map-style data sets of (image, label), read into memory once.
 
@@ -126,7 +122,8 @@ class TorchvisionData(FederatedDataModule):
         split, batch_size, eval_batch_size: see :class:`FederatedDataModule`.
 
     Raises:
-        ConfigError: from ``setup``, if a data set cannot be read; see :func:`read_images`.
+        ConfigError: from ``setup``, if a data set cannot be read, see :func:`read_images`, or the
+            two have images of different size or type.
 
     >>> from torchvision.datasets import FakeData
     >>> data = TorchvisionData(FakeData(20, (3, 8, 8), 4), FakeData(5, (3, 8, 8), 4))
@@ -151,13 +148,7 @@ class TorchvisionData(FederatedDataModule):
             read_images(source, f"data.{name}")
             for source, name in zip(self.sources, ("train", "test"), strict=True)
         )
-        first, second = train.images[0], test.images[0]
-        if first.shape != second.shape or first.dtype != second.dtype:
-            raise ConfigError(
-                "data.train and data.test must have images of one size and type, got "
-                f"{_say(first)} and {_say(second)}"
-            )
-        channels, height, width = first.shape
+        channels, height, width = train.images[0].shape
         self.image_shape = (channels, height, width)
         named = [len(getattr(source, "classes", ())) for source in self.sources]
         largest = [int(labels.max()) + 1 for _, labels in (train, test)]

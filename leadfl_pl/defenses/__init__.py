@@ -1,8 +1,18 @@
 """Client-side defenses: what an honest client does besides plain local training."""
 
 from leadfl_pl.defenses.base import ClientDefense, NoDefense
+from leadfl_pl.defenses.checks import check_defense, check_update
 from leadfl_pl.defenses.fl_wbc import FLWBC
 from leadfl_pl.defenses.ldp import LDP
 from leadfl_pl.defenses.leadfl import LeadFL, leadfl_gradient
 
-__all__ = ["FLWBC", "LDP", "ClientDefense", "LeadFL", "NoDefense", "leadfl_gradient"]
+__all__ = [
+    "FLWBC",
+    "LDP",
+    "ClientDefense",
+    "LeadFL",
+    "NoDefense",
+    "check_defense",
+    "check_update",
+    "leadfl_gradient",
+]

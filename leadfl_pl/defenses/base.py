@@ -1,4 +1,4 @@
-"""The seam of the client-side defenses, and what several of them share."""
+"""What a client-side defense can do, and what several of them share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from leadfl_pl.core.errors import ConfigError, require_choice
+from leadfl_pl.core.errors import require_choice, require_number
 from leadfl_pl.core.values import LocalStep, takes_stacks
 
 ParameterChoice = Literal["all", "weights"]
@@ -94,8 +94,8 @@ def laplace_noise(
     sizes = [t.numel() // max(1, len(generators)) for t in like]
     uniform = torch.empty(max(1, len(generators)), sum(sizes), device=generator.device)
     low = torch.finfo(uniform.dtype).eps - 1
-    for row, own in zip(uniform, generators or (generator,), strict=True):
-        row.uniform_(low, 1, generator=own)
+    for row, source in zip(uniform, generators or (generator,), strict=True):
+        row.uniform_(low, 1, generator=source)
     noise = (1 - uniform.abs()).log_().mul_(-scale).copysign_(uniform)
     parts = noise.split(sizes, dim=1)
     return [n.view_as(t) for n, t in zip(parts, like, strict=True)]
@@ -119,15 +119,10 @@ class LaplaceDefense(ClientDefense, ABC):
         owner = type(self).__name__
         require_choice(owner, "formulation", formulation, ("paper", "released"))
         require_choice(owner, "parameters", parameters, ("all", "weights"))
-        if not scale >= 0:
-            raise ConfigError(f"{owner}: scale must be >= 0, got scale = {scale}")
+        require_number(owner, "scale", scale, least=0)
         self.scale = scale
         self.formulation = formulation
         self.parameters: ParameterChoice = "weights" if formulation == "released" else parameters
 
     @abstractmethod
     def after_step(self, step: LocalStep, state: Any) -> Any: ...
-
-
-def check_update(defense: ClientDefense, delta: Tensor, sent: object) -> None:
-    pass

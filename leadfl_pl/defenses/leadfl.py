@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from leadfl_pl.core.errors import ConfigError, require_choice
+from leadfl_pl.core.errors import ConfigError, require_choice, require_number
 from leadfl_pl.core.values import LocalStep, takes_stacks
 from leadfl_pl.defenses.base import (
     ClientDefense,
@@ -115,7 +115,10 @@ class LeadFLState(NamedTuple):
 
 
 class LeadFL(ClientDefense):
-    r"""LeadFL (report, Algorithm 1, eq. 4-6): a second, regularising step after every local step.
+    r"""LeadFL: a second, regularising step after every local step.
+
+    Algorithm 1 of Zhu, Roos and Chen as Guthmann and Tan correct it in "Report on LeadFL: Client
+    Self-Defense against Model Poisoning in Federated Learning" (eq. 4-6):
 
     .. math::
         \tilde W_{i+1} &= W_i - \eta\, g_i \\
@@ -130,21 +133,24 @@ class LeadFL(ClientDefense):
         clip: elementwise clipping threshold q, > 0.
         norm: ``"l2"`` is the Frobenius norm of each parameter tensor, ``"squared"`` half its
             square (whose gradient is about 1 everywhere, so that the clip is what bounds it).
-        formulation: ``"released"`` runs what the authors' code does, see Differences.
+        formulation: ``"corrected"`` is what stands above, ``"released"`` runs what the code of
+            Zhu, Roos and Chen does, see Differences.
         parameters: ``"all"`` trainable ones or ``"weights"`` only; ``"released"`` always takes
             the weights.
 
     Raises:
-        ConfigError: alpha < 0 or clip <= 0.
+        ConfigError: a setting out of range; ``"released"`` with another norm than ``"l2"``.
 
     >>> LeadFL(alpha=-1.0)
     Traceback (most recent call last):
     ...
-    leadfl_pl.core.values.ConfigError: LeadFL: alpha must be >= 0, got alpha = -1.0
+    leadfl_pl.core.errors.ConfigError: LeadFL: alpha must be >= 0, got alpha = -1.0
 
     References:
         Zhu, Roos, Chen. LeadFL: Client Self-Defense against Model Poisoning in Federated
         Learning. ICML 2023.
+        Guthmann, Tan. Report on LeadFL: Client Self-Defense against Model Poisoning in Federated
+        Learning.
 
     Differences of ``formulation="released"`` (github.com/chaoyitud/LeadFL at 06ecc98):
         1. S = W~ - W_old - G - eta stands where V stands here; G is the gradient buffer that the
@@ -166,10 +172,8 @@ class LeadFL(ClientDefense):
         require_choice("LeadFL", "norm", norm, ("l2", "squared"))
         require_choice("LeadFL", "formulation", formulation, ("corrected", "released"))
         require_choice("LeadFL", "parameters", parameters, ("all", "weights"))
-        if not alpha >= 0:
-            raise ConfigError(f"LeadFL: alpha must be >= 0, got alpha = {alpha}")
-        if not clip > 0:
-            raise ConfigError(f"LeadFL: clip must be > 0, got clip = {clip}")
+        require_number("LeadFL", "alpha", alpha, least=0)
+        require_number("LeadFL", "clip", clip, above=0)
         if formulation == "released" and norm != "l2":
             raise ConfigError(
                 "LeadFL: formulation = released has norm = l2 only, got norm = squared"

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from leadfl_pl.attacks import Attack
 from leadfl_pl.core.errors import ConfigError, require_choice
 from leadfl_pl.core.values import LocalStep
-from leadfl_pl.defenses import ClientDefense, LeadFL, NoDefense
-from leadfl_pl.defenses.base import ParameterChoice, check_update
+from leadfl_pl.defenses import ClientDefense, LeadFL, NoDefense, check_update
+from leadfl_pl.defenses.base import ParameterChoice
 from leadfl_pl.defenses.leadfl import Formulation, Norm
 from leadfl_pl.metrics import CleanAccuracy
 from leadfl_pl.records.checkpoints import check_network

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from leadfl_pl.attacks import Attack
+from leadfl_pl.attacks.checks import check_corrupted
 from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.core.rng import generator
 from leadfl_pl.core.values import AttackerView, ClientUpdate, Cohort
@@ -112,11 +113,14 @@ class Clients:
 
     def local_attack(self, t: int, client_id: int, last_update: Tensor | None) -> Attack:
         """The attack as this malicious client carries it out in round t."""
+        return self.attack.local(self.view(t, client_id, last_update))
+
+    def view(self, t: int, client_id: int, last_update: Tensor | None) -> AttackerView:
+        """What this malicious client knows at the start of round t."""
         last = None if last_update is None else self.vector.trainable(last_update)
         data = self.train_set.take(self.parts[client_id], self.vector.device)
         attacker = self.malicious_ids.index(client_id)
-        view = AttackerView(t, attacker, self.client.model, data.images, data.labels, last)
-        return self.attack.local(view)
+        return AttackerView(t, attacker, self.client.model, data.images, data.labels, last)
 
     def task(self, t: int, client_id: int) -> LocalTask:
         """What the client does in round t."""
@@ -168,5 +172,7 @@ class Clients:
             return updates
         rng = generator(self.seed, "attack", cohort.round, device=deltas.device)
         sent = deltas.clone()
-        sent[finite] = self.attack.corrupt(deltas[finite], malicious[finite], rng)
+        corrupted = self.attack.corrupt(deltas[finite], malicious[finite], rng)
+        check_corrupted(self.attack, deltas[finite], malicious[finite], corrupted)
+        sent[finite] = corrupted
         return [u._replace(delta=row) for u, row in zip(updates, sent, strict=True)]

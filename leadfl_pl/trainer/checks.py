@@ -12,12 +12,15 @@ from torch import nn
 from torchmetrics import Metric
 
 from leadfl_pl.aggregators import Aggregator
+from leadfl_pl.attacks.checks import check_attack
 from leadfl_pl.core.describe import callable_name, describe, first_difference
 from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.core.values import ClientUpdate, Cohort
 from leadfl_pl.core.vector import ModelVector
 from leadfl_pl.data import FederatedDataModule
+from leadfl_pl.defenses import check_defense
 from leadfl_pl.federation.client import FederatedClient
+from leadfl_pl.federation.clients import Clients
 from leadfl_pl.federation.config import Federation
 
 
@@ -76,6 +79,22 @@ def check_root(aggregator: Aggregator, datamodule: FederatedDataModule) -> None:
             f"{type(aggregator).__name__}: root_size must be <= {available}, the number of "
             f"training examples, got root_size = {aggregator.root_size}"
         )
+
+
+def check_methods(clients: Clients, num_classes: int) -> None:
+    """Raises unless the defense and the attack, tried once, return what they must."""
+    named = [(n, p) for n, p in clients.client.model.named_parameters() if p.requires_grad]
+    defense, attack = clients.client.defense, clients.federation.attack
+    try:
+        check_defense(defense, [n for n, _ in named], [p for _, p in named])
+        if attack is not None and clients.malicious_ids:
+            check_attack(attack, clients.view(0, clients.malicious_ids[0], None), num_classes)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"the defense or the attack, tried once, raised {_where(error)}"
+        ) from error
 
 
 def check_clients(

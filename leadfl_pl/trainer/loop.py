@@ -19,7 +19,7 @@ from leadfl_pl.federation.config import Federation
 from leadfl_pl.federation.gather import assign, gather_updates
 from leadfl_pl.federation.server import RoundResult, Server
 from leadfl_pl.federation.vectorised import choose_clients
-from leadfl_pl.trainer.checks import check_clients, check_run, check_same, settings
+from leadfl_pl.trainer.checks import check_clients, check_methods, check_run, check_same, settings
 
 if TYPE_CHECKING:
     from leadfl_pl.trainer.trainer import FederatedTrainer
@@ -156,6 +156,7 @@ class FederatedLoop(_FitLoop):
         self.clients = choose_clients(
             self._resumed.get("execution"), module, datamodule, federation
         )
+        check_methods(self.clients, datamodule.num_classes)
         self._restore(device)
         waves = -(-federation.clients_per_round // trainer.world_size)
         self._combined_loader = CombinedLoader([range(waves)], "max_size_cycle")

@@ -145,7 +145,7 @@ class FederatedTrainer(Trainer):
 
     @contextmanager
     def _running(self) -> Iterator[None]:
-        """With the run's threads; a lost process, and a full disk, are one error with one message."""
+        """With the run's threads; a lost process and a full disk are one error, of one sentence."""
         try:
             with lost_ranks(self.world_size), cpu_threads(self.threads):
                 yield

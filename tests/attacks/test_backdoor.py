@@ -86,6 +86,7 @@ def test_the_fixed_balance_is_fixed() -> None:
     [
         ({}, (1, 4, 28), "pattern must fit the image, 4 x 28 pixels, got a pattern of 5 x 3"),
         ({"target": 10}, (1, 28, 28), r"target must be a class in 0 \.\. 9, got target = 10"),
+        ({"target": None}, (1, 28, 28), r"target must be a class in 0 \.\. 9, got target = None"),
     ],
 )
 def test_what_does_not_fit_is_refused(settings: dict, shape: tuple, message: str) -> None:
@@ -93,6 +94,23 @@ def test_what_does_not_fit_is_refused(settings: dict, shape: tuple, message: str
         PatternBackdoor(**settings).check(shape, 10)
 
 
-def test_a_weight_out_of_range_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"backdoor_weight must be in \(0, 1\]"):
-        PatternBackdoor(backdoor_weight=0.0)
+NULLS = [[None, None], [None, None]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"backdoor_weight": 0.0}, "backdoor_weight must be > 0, got backdoor_weight = 0.0"),
+        ({"backdoor_weight": 1.5}, "backdoor_weight must be <= 1, got backdoor_weight = 1.5"),
+        ({"high": float("inf")}, "high must be a finite number, got high = inf"),
+        ({"low": -1e30}, r"low must be >= -1000000, got low = -1e\+30"),
+        ({"position": (3, -1)}, "position must be >= 0, got position = -1"),
+        ({"pattern": NULLS}, "not all of them null, got pattern = .*None, None"),
+        ({"pattern": []}, r"got pattern = \[\]"),
+        ({"pattern": [[1], [1, 0]]}, r"rows of one length .* got pattern = \[\[1\], \[1, 0\]\]"),
+        ({"pattern": [[1, float("nan")]]}, r"got pattern = \[\[1, nan\]\]"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused(settings: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"PatternBackdoor: .*{message}"):
+        PatternBackdoor(**settings)

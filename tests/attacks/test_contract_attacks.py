@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import NamedTuple
 
 import pytest
@@ -13,6 +14,7 @@ from tiny import NetWithBatchNorm, SmallImages, small_client, small_trainer, wei
 
 import leadfl_pl as fl
 from leadfl_pl import attacks
+from leadfl_pl.attacks import check_attack, check_corrupted
 from leadfl_pl.core.values import AttackerView
 
 PATTERN = fl.PatternBackdoor()
@@ -61,15 +63,15 @@ on_updates = pytest.mark.parametrize("name", [k for k, line in ATTACKS.items() i
 
 
 def test_every_attack_of_the_package_has_a_line_and_a_config() -> None:
-    found, kinds = set(), [fl.Attack]
+    names, kinds = set(), [fl.Attack]
     while kinds:
         kind = kinds.pop()
         kinds += kind.__subclasses__()
         if kind.__module__.startswith("leadfl_pl.") and not kind.__name__.startswith("_"):
-            found.add(kind.__name__)
-    assert found - BASES == {type(line.attack).__name__ for line in ATTACKS.values()}
-    assert found - {"CraftedUpdates"} <= set(fl.__all__)
-    assert found <= set(attacks.__all__)
+            names.add(kind.__name__)
+    assert names - BASES == {type(line.attack).__name__ for line in ATTACKS.values()}
+    assert names - {"CraftedUpdates"} <= set(fl.__all__)
+    assert names <= set(attacks.__all__)
 
 
 def corrupt(name: str, updates, malicious, seed: int = 0) -> torch.Tensor:
@@ -183,6 +185,45 @@ def test_tasks_balance_and_projection_keep_the_shapes_of_a_local_step(name: str)
     assert [g.shape for g in projected] == [g.shape for g in last]
     assert torch.equal(images, kept[0])
     assert torch.equal(labels, kept[1])
+
+
+@every_attack
+def test_it_passes_the_checks_of_the_first_round(name: str) -> None:
+    images, labels = torch.rand(6, 1, 8, 8), torch.arange(6)
+    view = AttackerView(0, 0, NetWithBatchNorm(), images, labels, None)
+    check_attack(ATTACKS[name].attack, view, 10)
+    updates, malicious, _ = a_round()
+    check_corrupted(ATTACKS[name].attack, updates, malicious, corrupt(name, updates, malicious))
+
+
+@every_attack
+def test_every_setting_can_be_read_back(name: str) -> None:
+    attack = ATTACKS[name].attack
+    renamed = {"balance": "balance_rule"}  # ``balance`` is a method
+    settings = {renamed.get(k, k) for k in inspect.signature(type(attack)).parameters}
+    assert settings <= vars(attack).keys()
+    public = {k: v for k, v in vars(attack).items() if not k.startswith("_")}
+    assert not any(isinstance(v, torch.Tensor) for v in public.values())
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (fl.PatternBackdoor(position=(3, 23)), fl.PatternBackdoor(position=(23, 3))),
+        (fl.PatternBackdoor(high=1.0), fl.PatternBackdoor(high=0.9)),
+        (fl.PatternBackdoor(low=0.0), fl.PatternBackdoor(low=0.1)),
+        (fl.PatternBackdoor(pattern=[[1, 0]]), fl.PatternBackdoor(pattern=[[1, None]])),
+        (fl.PatternBackdoor(pattern=[[1, 0]]), fl.PatternBackdoor(pattern=[[1], [0]])),
+        (fl.OnePixelBackdoor(high=1.0), fl.OnePixelBackdoor(high=2.0)),
+        (fl.DBA(size=(1, 4)), fl.DBA(size=(4, 1))),
+        (fl.LabelFlip(3, 7), fl.LabelFlip(7, 3)),
+    ],
+)
+def test_two_triggers_are_two_settings(one: fl.Attack, other: fl.Attack) -> None:
+    first, second = (
+        {k: v for k, v in vars(attack).items() if not k.startswith("_")} for attack in (one, other)
+    )
+    assert first != second
 
 
 @every_attack

@@ -45,7 +45,7 @@ def test_evaluation_stamps_all_four_bars() -> None:
 def test_local_training_leaves_the_global_trigger_as_it_is() -> None:
     attack = fl.DBA()
     attack.local(view(0))
-    assert int(attack.mask.sum()) == 16
+    assert int(attack.stamp(torch.zeros(1, 1, 28, 28)).sum()) == 16
 
 
 def test_the_bars_are_not_rescaled_with_the_image() -> None:
@@ -63,7 +63,7 @@ def test_the_local_attack_keeps_balance_weight_and_high() -> None:
 
 
 def test_bars_without_a_gap_are_one_block() -> None:
-    assert bool(fl.DBA(size=(2, 2), gap=(0, 0)).mask.all())
+    assert fl.DBA(size=(2, 2), gap=(0, 0)).pattern == ((1,) * 4,) * 4
 
 
 def test_bars_that_do_not_fit_are_refused() -> None:
@@ -80,9 +80,9 @@ def test_bars_that_do_not_fit_are_refused() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"size": (0, 4)}, r"DBA: size must be >= 1, got size = \[0, 4\]"),
-        ({"gap": (2, -1)}, r"DBA: gap must be >= 0, got gap = \[2, -1\]"),
-        ({"shift": (-1, 0)}, r"DBA: shift must be >= 0, got shift = \[-1, 0\]"),
+        ({"size": (0, 4)}, "DBA: size must be >= 1, got size = 0"),
+        ({"gap": (2, -1)}, "DBA: gap must be >= 0, got gap = -1"),
+        ({"shift": (-1, 0)}, "DBA: shift must be >= 0, got shift = -1"),
         ({"balance": "foo"}, "DBA: balance must be one of mgda, fixed"),
     ],
 )

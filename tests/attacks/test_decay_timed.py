@@ -119,7 +119,10 @@ def test_an_attack_it_cannot_time_is_refused(attack: fl.Attack, message: str) ->
         fl.DecayTimed(attack)
 
 
-@pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])
-def test_a_threshold_out_of_range_is_refused(threshold: float) -> None:
-    with pytest.raises(fl.ConfigError, match=rf"in \[0, 1\], got threshold = {threshold}"):
+@pytest.mark.parametrize(
+    ("threshold", "wanted"), [(-0.1, ">= 0"), (1.1, "<= 1"), (float("nan"), "a finite number")]
+)
+def test_a_threshold_out_of_range_is_refused(threshold: float, wanted: str) -> None:
+    message = f"threshold must be {wanted}, got threshold = {threshold}"
+    with pytest.raises(fl.ConfigError, match=message):
         fl.DecayTimed(PIXEL, threshold)

@@ -78,7 +78,9 @@ def test_an_attackers_update_has_no_entry_where_the_last_step_was_largest() -> N
     assert bool(weights(client).isfinite().all())
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
-def test_a_share_out_of_range_is_refused(share: float) -> None:
-    with pytest.raises(fl.ConfigError, match=rf"share must be in \[0, 1\), got share = {share}"):
+@pytest.mark.parametrize(
+    ("share", "wanted"), [(-0.1, ">= 0"), (1.0, "< 1"), (float("nan"), "a finite number")]
+)
+def test_a_share_out_of_range_is_refused(share: float, wanted: str) -> None:
+    with pytest.raises(fl.ConfigError, match=f"share must be {wanted}, got share = {share}"):
         fl.Neurotoxin(fl.PatternBackdoor(), share=share)

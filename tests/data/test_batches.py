@@ -1,4 +1,4 @@
-"""Batches are cut from tensors: every image once, dealt out over the ranks."""
+"""Batches are cut from tensors: every image once, shared by the ranks."""
 
 from __future__ import annotations
 
@@ -30,39 +30,33 @@ def test_batches_are_cut_in_order_or_in_a_new_order_each_time() -> None:
     assert torch.equal(shuffled.sort().values, torch.arange(10))
 
 
-def loaders(
-    world_size: int, net: nn.Module | None = None, mode: str = "eval", **trainer: object
-) -> list[TensorBatches]:
-    """Those of all ranks of a federation, for six batches."""
-    client = FederatedClient(net or nn.BatchNorm2d(1), evaluation_mode=mode)
-    settings = {"limit_val_batches": 1.0, "limit_test_batches": 1.0, "federation": None} | trainer
-    settings = {key: value for key, value in settings.items() if value != "missing"}
-    found = []
+def loaders(world_size: int, mode: str = "eval", **trainer: object) -> list[TensorBatches]:
+    """Those of all ranks, for six batches."""
+    client = FederatedClient(nn.BatchNorm2d(1), evaluation_mode=mode)
+    settings = {"limit_val_batches": 1.0, "limit_test_batches": 1.0} | trainer
+    of_ranks = []
     for rank in range(world_size):
         module = Digits(eval_batch_size=60)
         module.setup()
         module.trainer = SimpleNamespace(
             global_rank=rank, world_size=world_size, lightning_module=client, **settings
         )
-        found.append(module.val_dataloader())
-    return found
+        of_ranks.append(module.val_dataloader())
+    return of_ranks
 
 
-@pytest.mark.parametrize(("world_size", "counts"), [(1, [6]), (2, [3, 3]), (4, [2, 2, 1, 1])])
-def test_ranks_share_out_the_batches_as_one_process_cuts_them(
-    world_size: int, counts: list[int]
-) -> None:
-    (whole,) = loaders(1)
-    dealt = loaders(world_size)
-    assert [len(loader) for loader in dealt] == counts
-    batches = {place: y for r in dealt for place, (_, y) in zip(r.places, r, strict=True)}
-    expected = dict(enumerate(y for _, y in whole))
-    assert batches.keys() == expected.keys()
-    assert all(torch.equal(y, expected[place]) for place, y in batches.items())
+@pytest.mark.parametrize("world_size", [1, 2, 3, 6])
+def test_ranks_take_every_nth_of_the_batches_that_one_process_cuts(world_size: int) -> None:
+    whole = [y for _, y in loaders(1)[0]]
+    for rank, loader in enumerate(loaders(world_size)):
+        assert len(loader) == 6 // world_size
+        expected = whole[rank::world_size]
+        assert all(torch.equal(y, e) for (_, y), e in zip(loader, expected, strict=True))
 
 
-def test_no_rank_is_without_a_batch() -> None:
-    assert [len(loader) for loader in loaders(7)] == [6] * 7
+@pytest.mark.parametrize("world_size", [4, 7])
+def test_where_they_cannot_be_shared_equally_every_rank_has_all(world_size: int) -> None:
+    assert [len(loader) for loader in loaders(world_size)] == [6] * world_size
 
 
 @pytest.mark.parametrize("limit", [1, 3, 0.5])
@@ -74,25 +68,12 @@ def test_tests_have_a_limit_of_their_own() -> None:
     module = Digits(eval_batch_size=60)
     module.setup()
     module.trainer = SimpleNamespace(
-        global_rank=0, world_size=2, lightning_module=None, federation=None,
+        global_rank=0, world_size=2, lightning_module=None,
         limit_val_batches=1.0, limit_test_batches=1,
     )  # fmt: skip
     assert len(module.val_dataloader()) == 3
     assert len(module.test_dataloader()) == 6
 
 
-@pytest.mark.parametrize(("mode", "count"), [("eval", 3), ("train", 6)])
-def test_where_other_layers_move_every_rank_sees_all(mode: str, count: int) -> None:
-    net = nn.InstanceNorm2d(1, track_running_stats=True)
-    assert [len(loader) for loader in loaders(2, net, mode)] == [count, count]
-    assert [len(loader) for loader in loaders(2, nn.BatchNorm2d(1), mode)] == [3, 3]
-
-
-@pytest.mark.parametrize(
-    ("world_size", "mode", "count"), [(2, "eval", 3), (4, "eval", 6), (2, "train", 6)]
-)
-def test_ranks_of_a_plain_trainer_have_equally_many_batches(
-    world_size: int, mode: str, count: int
-) -> None:
-    found = loaders(world_size, mode=mode, federation="missing")
-    assert [len(loader) for loader in found] == [count] * world_size
+def test_where_evaluation_moves_buffers_every_rank_has_all() -> None:
+    assert [len(loader) for loader in loaders(2, mode="train")] == [6, 6]

@@ -59,9 +59,9 @@ def loaded(train: object, test: object = None) -> TorchvisionData:
     ids=["PIL", "PIL with alpha", "numpy", "tensor"],
 )
 def test_colour_is_channels_first(image: object) -> None:
-    found = read_image(image)
-    assert found.dtype == torch.uint8
-    assert found.tolist() == COLOUR.transpose(2, 0, 1).tolist()
+    tensor = read_image(image)
+    assert tensor.dtype == torch.uint8
+    assert tensor.tolist() == COLOUR.transpose(2, 0, 1).tolist()
 
 
 @pytest.mark.parametrize(
@@ -84,9 +84,9 @@ def test_black_and_white_is_0_and_255() -> None:
 
 
 def test_floats_stay_as_they_are_in_single_precision() -> None:
-    found = read_image(torch.full((1, 2, 2), 0.25, dtype=torch.float64))
-    assert found.dtype == torch.float32
-    assert found.unique().tolist() == [0.25]
+    tensor = read_image(torch.full((1, 2, 2), 0.25, dtype=torch.float64))
+    assert tensor.dtype == torch.float32
+    assert tensor.unique().tolist() == [0.25]
 
 
 @pytest.mark.parametrize(
@@ -140,8 +140,8 @@ def test_a_random_transform_is_drawn_once_and_the_same_in_every_run() -> None:
     ("train", "message"),
     [
         (Pairs((COLOUR, 0), (COLOUR, 0), (GREY, 1)),
-         r"data.train = Pairs: all images .* image 2 is \(1, 2, 3\) uint8 and image 0 is \(3, 2"),
-        (Pairs((GREY, 0), (GREY.astype(np.float32), 0)), r"image 1 is \(1, 2, 3\) float32 and"),
+         r"data.train = Pairs: .* image 2 is uint8 of shape \(1, 2, 3\) and image 0 is .*3, 2"),
+        (Pairs((GREY, 0), (GREY.astype(np.float32), 0)), "image 1 is float32 of shape .* and"),
         (Pairs(), "data.train = Pairs has no images"),
         (Pairs((GREY, 0, 1)), "example 0 must be a pair of an image and a class"),
         (Pairs((GREY, -1)), "must be a whole number >= 0, got -1"),
@@ -156,9 +156,13 @@ def test_what_cannot_be_read_is_refused_with_the_example(train: object, message:
         loaded(train)
 
 
-def test_train_and_test_must_have_images_of_one_size() -> None:
-    with pytest.raises(ConfigError, match=r"of one size .* got \(3, 2, 3\) uint8 and \(1, 2, 3\)"):
+def test_train_and_test_must_have_images_of_one_size_and_type() -> None:
+    with pytest.raises(
+        ConfigError, match=r"test images .* \(N, 3, 2, 3\), got uint8 of .*1, 2, 3\)"
+    ):
         loaded(Pairs((COLOUR, 0)), Pairs((GREY, 0)))
+    with pytest.raises(ConfigError, match=r"of one dtype, got uint8 of .* and float32"):
+        loaded(Pairs((GREY, 0)), Pairs((GREY.astype(np.float32), 0)))
 
 
 SMALL = [

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import leadfl_pl as fl
+from leadfl_pl.defenses import check_defense
 
 
 class Defense(NamedTuple):
@@ -81,7 +82,7 @@ class Client:
 
         optimizer_step()
         step = fl.LocalStep(
-            list(SHAPES), self.params, grads, self.lr, self.step, epoch_start or not self.step,
+            list(SHAPES), self.params, grads, self.lr, self.step, 9, epoch_start or not self.step,
             optimizer_step, self.generator,
         )  # fmt: skip
         self.state = self.defense.after_step(step, self.state)
@@ -98,10 +99,10 @@ def run(defense: fl.ClientDefense, grads: list[Params], lr: float = 0.1, seed: i
 
 
 def subclasses(base: type) -> set[type]:
-    found = {base}
+    kinds = {base}
     for child in base.__subclasses__():
-        found |= subclasses(child)
-    return found
+        kinds |= subclasses(child)
+    return kinds
 
 
 def test_every_defense_of_the_package_has_a_line() -> None:
@@ -111,6 +112,14 @@ def test_every_defense_of_the_package_has_a_line() -> None:
         if c.__module__.startswith("leadfl_pl.") and not inspect.isabstract(c)
     }
     assert known - {fl.ClientDefense} == {type(d.make()) for d in DEFENSES.values()}
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_it_passes_the_check_of_the_first_round_and_its_settings_can_be_read_back(name) -> None:
+    defense = DEFENSES[name].make()
+    check_defense(defense, list(SHAPES), draws(0, 1, dtype=torch.float32)[0])
+    parameters = inspect.signature(type(defense)).parameters
+    assert set(parameters) - {"args", "kwargs"} == vars(defense).keys()
 
 
 @pytest.mark.parametrize("name", [n for n, d in DEFENSES.items() if d.off])
@@ -157,8 +166,8 @@ def test_one_object_serves_two_clients_in_turn(name: str) -> None:
         one.train(g)
         other.train(h)
     for client, alone, seed in ((one, grads, 1), (other, others, 2)):
-        found = torch.cat([p.flatten() for p in client.params])
-        assert torch.equal(found, run(DEFENSES[name].make(), alone, seed=seed))
+        end = torch.cat([p.flatten() for p in client.params])
+        assert torch.equal(end, run(DEFENSES[name].make(), alone, seed=seed))
 
 
 @pytest.mark.parametrize("name", DEFENSES)
@@ -181,9 +190,9 @@ def test_biases_are_left_alone_only_where_said(name: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_it_keeps_the_dtype_and_stays_finite(name: str, dtype: torch.dtype) -> None:
     for scale in (0.0, 1e-6, 1.0, 1e6):
-        found = run(DEFENSES[name].make(), draws(7, 3, scale, dtype), dtype=dtype)
-        assert found.dtype == dtype
-        assert bool(found.isfinite().all())
+        end = run(DEFENSES[name].make(), draws(7, 3, scale, dtype), dtype=dtype)
+        assert end.dtype == dtype
+        assert bool(end.isfinite().all())
 
 
 def test_no_two_defenses_are_the_same() -> None:

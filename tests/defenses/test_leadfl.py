@@ -1,4 +1,4 @@
-"""LeadFL's report form: by hand, against autograd, and at its limits."""
+"""LeadFL's corrected form: by hand, against autograd, and at its limits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from leadfl_pl.defenses.leadfl import Norm
 def local_step(params: list[torch.Tensor], step: int, lr: float = 0.1) -> LocalStep:
     names = [f"layer{i}.{'weight' if i % 2 == 0 else 'bias'}" for i in range(len(params))]
     grads = [torch.zeros_like(p) for p in params]
-    return LocalStep(names, params, grads, lr, step, False, lambda: None, torch.Generator())
+    return LocalStep(names, params, grads, lr, step, 9, False, lambda: None, torch.Generator())
 
 
 def run(defense: LeadFL, path: list[torch.Tensor], lr: float = 0.1) -> list[torch.Tensor]:
@@ -66,8 +66,8 @@ def test_the_gradient_is_autograds(norm: Norm) -> None:
         total = total + (v.norm() if norm == "l2" else 0.5 * v.square().sum())
     expected = torch.autograd.grad(total, leaves)
     clip = 0.2
-    found, norms = leadfl_gradient(stepped, current, change, clip, norm)
-    for r, g in zip(found, expected, strict=True):
+    gradient, norms = leadfl_gradient(stepped, current, change, clip, norm)
+    for r, g in zip(gradient, expected, strict=True):
         torch.testing.assert_close(r, g.clamp(-clip, clip), rtol=0, atol=1e-14)
     penalty = torch.stack(norms)
     penalty = penalty.sum() if norm == "l2" else 0.5 * penalty.square().sum()
@@ -122,8 +122,11 @@ def test_the_logged_penalty_is_alpha_times_the_norm() -> None:
     ("settings", "message"),
     [
         ({"alpha": -0.1}, "alpha must be >= 0, got alpha = -0.1"),
-        ({"alpha": float("nan")}, "alpha must be >= 0, got alpha = nan"),
+        ({"alpha": float("nan")}, "alpha must be a finite number, got alpha = nan"),
+        ({"alpha": 1e30}, r"alpha must be <= 1000000, got alpha = 1e\+30"),
+        ({"formulation": "report"}, "formulation must be one of corrected, released"),
         ({"clip": 0.0}, r"clip must be > 0, got clip = 0\.0"),
+        ({"clip": float("inf")}, "clip must be a finite number, got clip = inf"),
         ({"norm": "squared", "formulation": "released"}, "got norm = squared"),
     ],
 )

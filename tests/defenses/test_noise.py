@@ -21,7 +21,7 @@ def run(
     added = []
     for i, g in enumerate(grads):
         before = [p.clone() for p in params]
-        step = LocalStep(NAMES, params, g, 1.0, i, i in epoch_starts, lambda: None, rng)
+        step = LocalStep(NAMES, params, g, 1.0, i, len(grads), i in epoch_starts, lambda: None, rng)
         state = defense.after_step(step, state)
         added.append([p - b for p, b in zip(params, before, strict=True)])
     return added
@@ -78,6 +78,8 @@ def test_the_noise_is_laplace() -> None:
 
 
 @pytest.mark.parametrize("kind", [FLWBC, LDP])
-def test_a_negative_scale_is_refused(kind: type) -> None:
-    with pytest.raises(ConfigError, match=r"scale must be >= 0, got scale = -1\.0"):
-        kind(scale=-1.0)
+@pytest.mark.parametrize(("scale", "wanted"), [(-1.0, ">= 0"), (float("inf"), "a finite number")])
+def test_a_scale_that_is_no_scale_is_refused(kind: type, scale: float, wanted: str) -> None:
+    message = f"{kind.__name__}: scale must be {wanted}, got scale = {scale}"
+    with pytest.raises(ConfigError, match=message):
+        kind(scale=scale)

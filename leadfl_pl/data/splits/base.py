@@ -8,7 +8,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.errors import ConfigError, require_tensor, summarise
 
 
 class Split:
@@ -31,15 +31,35 @@ class Split:
         raise NotImplementedError(f"{type(self).__name__} must define __call__()")
 
 
-def check_split(parts: list[Tensor], num_examples: int) -> list[Tensor]:
-    """Returns ``parts``, or raises :class:`ConfigError` if a client got no example."""
+def check_split(split: Split, parts: list[Tensor], num_clients: int, n: int) -> list[Tensor]:
+    """Returns ``parts``, what ``split`` made of n examples, if it is what a split must return.
+
+    Raises:
+        ConfigError: there are not K int64 tensors (n_k,) that hold each of 0 .. n - 1 once, none
+            of them empty.
+    """
+    demand = f"{type(split).__name__} must return"
+    if not isinstance(parts, (list, tuple)) or len(parts) != num_clients:
+        shown = f"{len(parts)}" if isinstance(parts, (list, tuple)) else summarise(parts)
+        raise ConfigError(f"{demand} {num_clients} index tensors, one a client, got {shown}")
     for client, part in enumerate(parts):
+        require_tensor(f"{demand} for client {client}", part, ("n",), torch.int64)
         if len(part) == 0:
             raise ConfigError(
-                f"trainer.federation.num_clients = {len(parts)} leaves client {client} without "
-                f"any of the {num_examples} training examples; use at most {num_examples} "
+                f"{type(split).__name__}: trainer.federation.num_clients = {num_clients} leaves "
+                f"client {client} without any of the {n} training examples; use at most {n} "
                 "clients, or a split that gives each of them at least one"
             )
+    index = torch.cat(list(parts))
+    first, last = int(index.min()), int(index.max())
+    if first < 0 or last >= n:
+        raise ConfigError(f"{demand} indices in 0 .. {n - 1}, got {first} .. {last}")
+    times = index.bincount(minlength=n)
+    if bool((times != 1).any()):
+        example = int((times != 1).nonzero()[0])
+        raise ConfigError(
+            f"{demand} each of the {n} examples once, got example {example} {times[example]} times"
+        )
     return parts
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from leadfl_pl.core.errors import require_number
 from leadfl_pl.core.rng import generator
 from leadfl_pl.data.splits.base import Split
-from leadfl_pl.data.splits.draws import check_settings, draw_sizes
+from leadfl_pl.data.splits.draws import draw_sizes
 
 
 class Dirichlet(Split):
-    r"""Each class is dealt out to the clients in shares drawn from a Dirichlet distribution.
+    r"""Each class is split over the clients in shares drawn from a Dirichlet distribution.
 
     :math:`p_j \sim \mathrm{Dir}(\beta 1_K)` for each class j; client k gets a share
     :math:`p_{jk}` of its examples. Drawn again until every client has ``min_examples``. Both the
@@ -45,15 +46,15 @@ class Dirichlet(Split):
     """
 
     def __init__(self, beta: float = 0.5, min_examples: int = 1) -> None:
-        check_settings("Dirichlet", beta, min_examples)
+        require_number("Dirichlet", "beta", beta, above=0)
+        require_number("Dirichlet", "min_examples", min_examples, least=1, whole=True)
         self.beta = beta
         self.min_examples = min_examples
 
     def __call__(self, labels: Tensor, num_clients: int, seed: int) -> list[Tensor]:
         order = torch.randperm(len(labels), generator=generator(seed, "split"))
-        piles = [order[labels[order] == label] for label in labels.unique()]
-        sizes = draw_sizes(
-            "Dirichlet", [len(p) for p in piles], num_clients, self.beta, self.min_examples, seed
-        )
-        dealt = [p.split(s.tolist()) for p, s in zip(piles, sizes, strict=True)]
-        return [torch.cat(parts) for parts in zip(*dealt, strict=True)]
+        classes = [order[labels[order] == label] for label in labels.unique()]
+        totals = [len(examples) for examples in classes]
+        sizes = draw_sizes("Dirichlet", totals, num_clients, self.beta, self.min_examples, seed)
+        shares = [c.split(s.tolist()) for c, s in zip(classes, sizes, strict=True)]
+        return [torch.cat(parts) for parts in zip(*shares, strict=True)]

@@ -1,8 +1,7 @@
-"""Numbers of examples drawn from a Dirichlet distribution, again until nobody goes short."""
+"""Numbers of examples drawn from a Dirichlet distribution until every client has enough."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,28 +14,20 @@ from leadfl_pl.core.rng import derive_seed
 ATTEMPTS = 1000
 
 
-def check_settings(owner: str, beta: float, min_examples: int) -> None:
-    """Raises :class:`ConfigError` unless beta is in (0, inf) and ``min_examples`` at least 1."""
-    if not 0 < beta < math.inf:
-        raise ConfigError(f"{owner}: beta must be > 0 and finite, got beta = {beta}")
-    if min_examples < 1:
-        raise ConfigError(f"{owner}: min_examples must be >= 1, got min_examples = {min_examples}")
-
-
 def draw_sizes(
     owner: str, totals: Sequence[int], num_clients: int, beta: float, min_examples: int, seed: int
 ) -> Tensor:
-    r"""How many examples of each pile each client gets: :math:`p_j \sim \mathrm{Dir}(\beta 1_K)`.
+    r"""How many examples of each class each client gets: :math:`p_j \sim \mathrm{Dir}(\beta 1_K)`.
 
-    Pile j is cut at :math:`\lfloor n_j \sum_{l \le k} p_{jl} \rfloor`, so that each pile is dealt
-    out to the last example. Attempt a is a function of (seed, owner, a).
+    Class j is cut at :math:`\lfloor n_j \sum_{l \le k} p_{jl} \rfloor`, so that each of its
+    examples goes to a client. Attempt a is a function of (seed, owner, a).
 
     Args:
         owner: the split that draws, for its stream and for the message.
-        totals: sizes n_j of the C piles.
+        totals: numbers n_j of examples of the C classes.
         num_clients: K.
         beta: concentration, > 0; small is uneven.
-        min_examples: the fewest examples, over all piles, that a client may get.
+        min_examples: the fewest examples, over all classes, that a client may get.
         seed: of the experiment.
 
     Returns:
@@ -48,12 +39,12 @@ def draw_sizes(
     >>> draw_sizes("Dirichlet", [100], num_clients=4, beta=1e6, min_examples=1, seed=0).sum()
     tensor(100)
     """
-    piles = np.asarray(totals, dtype=np.int64)
+    class_sizes = np.asarray(totals, dtype=np.int64)
     wanted = (
         f"{owner}: trainer.federation.num_clients = {num_clients} with at least "
         f"min_examples = {min_examples} each"
     )
-    if (total := int(piles.sum())) < num_clients * min_examples:
+    if (total := int(class_sizes.sum())) < num_clients * min_examples:
         raise ConfigError(
             f"{wanted} need {num_clients * min_examples} training examples, but there are {total}; "
             "use fewer clients or a smaller min_examples"
@@ -61,9 +52,9 @@ def draw_sizes(
     fewest = 0
     for attempt in range(ATTEMPTS):
         rng = np.random.default_rng(derive_seed(seed, f"split/{owner}", attempt))
-        shares = rng.dirichlet(np.full(num_clients, beta), size=len(piles))  # (C, K)
-        ends = (shares.cumsum(axis=1) * piles[:, None]).astype(np.int64)
-        ends[:, -1] = piles
+        shares = rng.dirichlet(np.full(num_clients, beta), size=len(class_sizes))  # (C, K)
+        ends = (shares.cumsum(axis=1) * class_sizes[:, None]).astype(np.int64)
+        ends[:, -1] = class_sizes
         sizes = np.diff(ends, axis=1, prepend=0)
         fewest = max(fewest, int(sizes.sum(axis=0).min()))
         if fewest >= min_examples:

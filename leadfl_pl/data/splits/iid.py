@@ -19,4 +19,5 @@ class IID(Split):
 
     def __call__(self, labels: Tensor, num_clients: int, seed: int) -> list[Tensor]:
         order = torch.randperm(len(labels), generator=generator(seed, "split"))
-        return check_split(list(order.tensor_split(num_clients)), len(labels))
+        parts = list(order.tensor_split(num_clients))
+        return check_split(self, parts, num_clients, len(labels))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.errors import ConfigError, require_number
 from leadfl_pl.core.rng import generator
 from leadfl_pl.data.splits.base import Split
 
@@ -28,7 +28,7 @@ def choose_classes(num_clients: int, num_classes: int, c: int, rng: torch.Genera
 
 
 class LabelLimited(Split):
-    """Every client has examples of c classes; a class is dealt out equally to those that own it.
+    """Every client has examples of c classes; a class is split equally over those that own it.
 
     In random order, each client takes the c classes with the fewest owners so far, ties at
     random. If a class has fewer examples than owners, some of these have fewer than c classes.
@@ -54,10 +54,7 @@ class LabelLimited(Split):
     """
 
     def __init__(self, labels_per_client: int = 2) -> None:
-        if labels_per_client < 1:
-            raise ConfigError(
-                f"LabelLimited: labels_per_client must be >= 1, got {labels_per_client = }"
-            )
+        require_number("LabelLimited", "labels_per_client", labels_per_client, least=1, whole=True)
         self.labels_per_client = labels_per_client
 
     def __call__(self, labels: Tensor, num_clients: int, seed: int) -> list[Tensor]:
@@ -66,30 +63,28 @@ class LabelLimited(Split):
         rng = generator(seed, "split")
         owns = choose_classes(num_clients, len(classes), self.labels_per_client, rng)
         order = torch.randperm(len(labels), generator=rng)
-        hands: list[list[Tensor]] = [[] for _ in range(num_clients)]
+        shares: list[list[Tensor]] = [[] for _ in range(num_clients)]
         for label, owned in zip(classes, owns.T, strict=True):
             owners = owned.nonzero().flatten()
             owners = owners[torch.randperm(len(owners), generator=rng)]
-            pile = order[labels[order] == label]
-            for owner, share in zip(owners.tolist(), pile.tensor_split(len(owners)), strict=True):
-                hands[owner].append(share)
-        parts = [torch.cat(hand) for hand in hands]
+            examples = order[labels[order] == label].tensor_split(len(owners))
+            for owner, share in zip(owners.tolist(), examples, strict=True):
+                shares[owner].append(share)
+        parts = [torch.cat(share) for share in shares]
         for client, part in enumerate(parts):
             if len(part) == 0:
-                raise self._gone_short(client, labels, classes, owns)
+                raise self._empty(client, labels, classes, owns)
         return parts
 
-    def _gone_short(
-        self, client: int, labels: Tensor, classes: Tensor, owns: Tensor
-    ) -> ConfigError:
-        piles = [
+    def _empty(self, client: int, labels: Tensor, classes: Tensor, owns: Tensor) -> ConfigError:
+        examples = [
             f"{(labels == classes[j]).sum()} of class {classes[j]} for {owns[:, j].sum()} clients"
             for j in owns[client].nonzero().flatten()
         ]
         return ConfigError(
             f"LabelLimited: labels_per_client = {self.labels_per_client} leaves client {client} of "
             f"trainer.federation.num_clients = {len(owns)} without an example: there are "
-            f"{', '.join(piles)}; use fewer clients or more labels a client"
+            f"{', '.join(examples)}; use fewer clients or more labels a client"
         )
 
     def _check(self, num_clients: int, num_classes: int) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from leadfl_pl.core.errors import require_number
 from leadfl_pl.core.rng import generator
 from leadfl_pl.data.splits.base import Split
-from leadfl_pl.data.splits.draws import check_settings, draw_sizes
+from leadfl_pl.data.splits.draws import draw_sizes
 
 
 class QuantitySkew(Split):
@@ -36,7 +37,8 @@ class QuantitySkew(Split):
     """
 
     def __init__(self, beta: float = 0.5, min_examples: int = 1) -> None:
-        check_settings("QuantitySkew", beta, min_examples)
+        require_number("QuantitySkew", "beta", beta, above=0)
+        require_number("QuantitySkew", "min_examples", min_examples, least=1, whole=True)
         self.beta = beta
         self.min_examples = min_examples
 

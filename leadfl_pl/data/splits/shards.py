@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.errors import ConfigError, require_number
 from leadfl_pl.core.rng import generator
 from leadfl_pl.data.splits.base import Split
 
 
 class Shards(Split):
-    """The examples sorted by label, cut into K s shards, s of them dealt to each client.
+    """The examples sorted by label, cut into K s shards, s of them for each client.
 
     The shards' sizes differ by at most one. Two shards may be of one class, and a shard may reach
     over the border between two.
@@ -32,8 +32,7 @@ class Shards(Split):
     """
 
     def __init__(self, shards_per_client: int = 2) -> None:
-        if shards_per_client < 1:
-            raise ConfigError(f"Shards: shards_per_client must be >= 1, got {shards_per_client = }")
+        require_number("Shards", "shards_per_client", shards_per_client, least=1, whole=True)
         self.shards_per_client = shards_per_client
 
     def __call__(self, labels: Tensor, num_clients: int, seed: int) -> list[Tensor]:
@@ -47,5 +46,5 @@ class Shards(Split):
         rng = generator(seed, "split")
         order = torch.randperm(len(labels), generator=rng)
         shards = order[labels[order].argsort(stable=True)].tensor_split(count)
-        hands = torch.randperm(count, generator=rng).view(num_clients, -1)
-        return [torch.cat([shards[i] for i in hand]) for hand in hands.tolist()]
+        chosen = torch.randperm(count, generator=rng).view(num_clients, -1)
+        return [torch.cat([shards[i] for i in numbers]) for numbers in chosen.tolist()]

@@ -11,8 +11,7 @@ from torch import Tensor
 from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.core.rng import derive_seed, generator, isolated_rng
 from leadfl_pl.core.values import ClientUpdate, Cohort
-from leadfl_pl.defenses import ClientDefense, NoDefense
-from leadfl_pl.defenses.base import check_update
+from leadfl_pl.defenses import ClientDefense, NoDefense, check_update
 from leadfl_pl.federation.clients import Clients
 from leadfl_pl.federation.vectorised.round import Member, Settings, VectorisedRound
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable
 from typing import NamedTuple
@@ -79,14 +80,20 @@ def test_every_split_of_the_package_has_a_line() -> None:
     for module in pkgutil.walk_packages(leadfl_pl.__path__, "leadfl_pl."):
         if module.name.startswith("leadfl_pl.data.splits"):
             importlib.import_module(module.name)
-    found, queue = set(), [Split]
+    names, queue = set(), [Split]
     while queue:
         subclasses = queue.pop().__subclasses__()
         queue += subclasses
-        found |= {c.__name__ for c in subclasses if c.__module__.startswith("leadfl_pl.")}
-    assert found == set(TABLE)
+        names |= {c.__name__ for c in subclasses if c.__module__.startswith("leadfl_pl.")}
+    assert names == set(TABLE)
     assert all(type(line.split).__name__ == name for name, line in TABLE.items())
-    assert found <= set(leadfl_pl.__all__)
+    assert names <= set(leadfl_pl.__all__)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_every_setting_can_be_read_back(split: Split) -> None:
+    parameters = inspect.signature(type(split)).parameters
+    assert set(parameters) - {"args", "kwargs"} == vars(split).keys()
 
 
 @pytest.mark.parametrize("split", SPLITS)

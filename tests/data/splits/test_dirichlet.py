@@ -1,4 +1,4 @@
-"""Classes dealt out in Dirichlet shares."""
+"""Classes split in Dirichlet shares."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ def test_more_wanted_than_there_is_is_refused_at_once(monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"beta": 0.0}, "beta must be > 0 and finite, got beta = 0.0"),
-        ({"beta": float("nan")}, "got beta = nan"),
+        ({"beta": 0.0}, "beta must be > 0, got beta = 0.0"),
+        ({"beta": float("nan")}, "beta must be a finite number, got beta = nan"),
         ({"beta": float("inf")}, "got beta = inf"),
         ({"min_examples": 0}, "min_examples must be >= 1, got min_examples = 0"),
     ],

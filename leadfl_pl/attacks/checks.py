@@ -1,0 +1,86 @@
+"""Whether an attack returns what it must: asked once, before the first round."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from leadfl_pl.attacks.base import Attack, carrier
+from leadfl_pl.core.errors import FLOATS, ConfigError, require_tensor, summarise
+from leadfl_pl.core.rng import isolated_rng
+from leadfl_pl.core.values import AttackerView
+
+
+def check_attack(attack: Attack, view: AttackerView, num_classes: int) -> None:
+    """Calls everything but :meth:`Attack.corrupt` once and checks what comes back.
+
+    Args:
+        attack: any.
+        view: of some malicious client; up to 32 of its images are one batch.
+        num_classes: C; labels are in 0 .. C - 1.
+
+    Raises:
+        ConfigError: something has another type, shape or range than :class:`Attack` says.
+    """
+    x, y = view.images[:32], view.labels[:32]
+    params = [p.detach() for p in view.model.parameters() if p.requires_grad]
+    with isolated_rng(0):
+        local = attack.local(view)
+        if not isinstance(local, Attack):
+            raise _wrong(attack, "local", "an Attack", local)
+        tasks = local.tasks(x, y)
+        if not isinstance(tasks, (list, tuple)) or not tasks:
+            raise _wrong(local, "tasks", "a list of (images, labels)", tasks)
+        for task in tasks:
+            if not isinstance(task, (list, tuple)) or len(task) != 2:
+                raise _wrong(local, "tasks", "a list of (images, labels)", tasks)
+            _check_batch(_demand(local, "tasks"), *task, ("B", *x.shape[1:]), x.dtype, num_classes)
+        gradients = [[torch.randn_like(p) for p in params] for _ in tasks]
+        weights = local.balance(torch.rand(len(tasks), device=y.device), gradients)
+        require_tensor(_demand(local, "balance"), weights, (len(tasks),), *FLOATS)
+        projected = local.project(gradients[0])
+        if not isinstance(projected, (list, tuple)) or len(projected) != len(params):
+            raise _wrong(local, "project", f"a list of {len(params)} gradients", projected)
+        for gradient, p in zip(projected, params, strict=True):
+            require_tensor(f"{_demand(local, 'project')} as a gradient", gradient, p.shape, p.dtype)
+        triggered = attack.trigger(x, y)
+    if triggered is not None:
+        if not isinstance(triggered, (list, tuple)) or len(triggered) != 3:
+            raise _wrong(attack, "trigger", "None or (images, labels, which count)", triggered)
+        images, labels, counts = triggered
+        demand = _demand(attack, "trigger")
+        _check_batch(demand, images, labels, x.shape, x.dtype, num_classes)
+        require_tensor(f"{demand} as those which count", counts, y.shape, torch.bool)
+
+
+def check_corrupted(attack: Attack, updates: Tensor, malicious: Tensor, sent: Tensor) -> None:
+    """Raises :class:`ConfigError` unless ``sent`` can be what ``corrupt`` made of ``updates``.
+
+    Only the rows of attackers may differ; these may hold anything, NaN included.
+    """
+    require_tensor(_demand(attack, "corrupt"), sent, updates.shape, updates.dtype)
+    if not torch.equal(sent[~malicious], updates[~malicious]):
+        raise ConfigError(
+            f"{_demand(attack, 'corrupt')} the updates of honest clients as they are, got others"
+        )
+
+
+def _check_batch(
+    demand: str, images: Any, labels: Any, shape: tuple[Any, ...], dtype: torch.dtype, classes: int
+) -> None:
+    require_tensor(f"{demand} as images", images, shape, dtype)
+    require_tensor(f"{demand} as labels", labels, (len(images),), torch.int64)
+    if not bool(images.isfinite().all()):
+        raise ConfigError(f"{demand} finite images, got NaN or infinity")
+    if not bool(((labels >= 0) & (labels < classes)).all()):
+        raise ConfigError(f"{demand} labels in 0 .. {classes - 1}, got {labels.unique().tolist()}")
+
+
+def _demand(attack: Attack, method: str) -> str:
+    return f"{type(carrier(attack, method)).__name__}.{method} must return"
+
+
+def _wrong(attack: Attack, method: str, wanted: str, returned: object) -> ConfigError:
+    return ConfigError(f"{_demand(attack, method)} {wanted}, got {summarise(returned)}")
