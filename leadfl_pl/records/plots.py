@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,13 +51,20 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def plot_accuracies(rows: Sequence[Row], majority: float) -> Figure:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes the figure to ``path``, a PNG, and as SVG and PDF beside it."""
+    for suffix in (".svg", ".pdf", ".png"):
+        figure.savefig(path.with_suffix(suffix), dpi=150)
+
+
+def plot_accuracies(rows: Sequence[Row], majority: float, title: str = "") -> Figure:
     """Clean and backdoor accuracy over the rounds, rounds with a malicious majority shaded.
 
     Args:
         rows: one for each round, with the keys ``round``, ``round/malicious_sampled``,
             ``val/clean_accuracy`` and, under a backdoor attack, ``val/backdoor_accuracy``.
         majority: rounds with more malicious clients than this are shaded: n / 2.
+        title: the name of the run.
     """
     figure = _figure(7, 3.6)
     ax = figure.add_subplot()
@@ -64,35 +72,42 @@ def plot_accuracies(rows: Sequence[Row], majority: float) -> Figure:
     for key, (label, color) in SERIES.items():
         plot_series(ax, rows, key, label, color)
     _finish(ax, "accuracy (%)")
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
+    ax.set_title(title, parse_math=False)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
-def plot_comparison(runs: Mapping[str, Sequence[Row]], majority: float) -> Figure:
-    """Clean accuracy of several runs on the left, backdoor accuracy on the right.
+def plot_comparison(runs: Sequence[tuple[str, Sequence[Row]]], majority: float) -> Figure:
+    """Clean accuracy of several runs on the left, backdoor accuracy on the right if any has it.
 
     Args:
-        runs: rows as in :func:`plot_accuracies`, by the name of the run.
+        runs: the name of each run, and rows as in :func:`plot_accuracies`.
         majority: rounds with more malicious clients than this, in the first run, are shaded.
     """
-    figure = _figure(10, 3.8)
-    for ax, (key, (label, _)) in zip(
-        figure.subplots(1, 2, sharey=True), SERIES.items(), strict=True
-    ):
-        shade_majority(ax, next(iter(runs.values())), majority)
-        for name, rows in runs.items():
+    keys = [key for key in SERIES if any(key in row for _, rows in runs for row in rows)]
+    keys = keys or ["val/clean_accuracy"]
+    width = 4 + 3 * len(keys)
+    longest = max(len(name) for name, _ in runs)
+    columns = max(1, min(len(runs) + 1, int((width - 0.8) / (0.7 + 0.08 * longest))))  # in inches
+    lines = -(-(len(runs) + 1) // columns)
+    figure = _figure(width, 3.6 + 0.2 * lines)
+    panels = figure.subplots(1, len(keys), sharey=True, squeeze=False)[0]
+    for ax, key in zip(panels, keys, strict=True):
+        shade_majority(ax, runs[0][1], majority)
+        for name, rows in runs:
             plot_series(ax, rows, key, name, None)
-        _finish(ax, f"{label} (%)")
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+        _finish(ax, f"{SERIES[key][0]} (%)")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
     return figure
 
 
-def plot_label_shares(counts: Tensor) -> Figure:
+def plot_label_shares(counts: Tensor, title: str = "") -> Figure:
     """Each client's shares of the classes on the left, its number of examples on the right.
 
     Args:
         counts: (K, C) examples of each class, see :func:`leadfl_pl.data.splits.label_counts`.
+        title: the name of the run.
     """
     from matplotlib.collections import PolyCollection
     from matplotlib.ticker import MaxNLocator
@@ -120,6 +135,7 @@ def plot_label_shares(counts: Tensor) -> Figure:
         PolyCollection(list(boxes), facecolors=fill, linewidths=0, antialiased=False)
     )
     left.set(xlim=(0, 100), xlabel="share of the client's examples (%)", ylabel="client")
+    left.set_title(title, parse_math=False)
     left.set_ylim(clients - 0.5, -0.5)
     left.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=min(clients, 20)))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+import re
+import shlex
 import subprocess
 import sys
 from importlib.metadata import version
@@ -15,14 +17,31 @@ PACKAGES = ("leadfl_pl", "torch", "torchvision", "lightning", "torchmetrics", "n
 
 
 def provenance(seed: int | None) -> dict[str, Any]:
-    """The facts that :class:`~leadfl_pl.RunReport` writes to ``run.json``."""
+    """What :class:`~leadfl_pl.RunReport` writes to ``run.json`` of any run."""
     return {
-        "command": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command(),
         "seed": seed,
         "commit": commit(),
         "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
         "machine": f"{platform.machine()}, {torch.get_num_threads()} CPU thread(s)",
+        "processor": processor(),
+        "vector_instructions": torch.backends.cpu.get_cpu_capability(),
     }
+
+
+def command() -> str:
+    """What was typed to start this process, quoted for a shell."""
+    script, *arguments = sys.argv
+    start = ["leadfl-pl"] if Path(script).stem == "leadfl-pl" else ["python", script]
+    return shlex.join([*start, *arguments])
+
+
+def processor() -> str:
+    """The name of the processor's model, as far as the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file() and (model := re.search(r"model name\s*: (.+)", cpuinfo.read_text())):
+        return model[1]
+    return platform.processor() or platform.machine()
 
 
 def commit() -> str | None:

@@ -13,16 +13,17 @@ from rich.table import Table
 from leadfl_pl.core.describe import describe
 from leadfl_pl.data.splits import label_counts
 from leadfl_pl.data.splits import summary as split_summary
-from leadfl_pl.records.plots import plot_accuracies, plot_label_shares
+from leadfl_pl.records.plots import plot_accuracies, plot_label_shares, save_figure
 from leadfl_pl.records.provenance import provenance
 from leadfl_pl.records.rounds import (
-    FACTS,
-    FIGURE,
+    ACCURACY,
+    PROVENANCE,
     ROUNDS,
     SPLIT,
-    cells,
+    as_text,
+    shown_columns,
     summary,
-    write_facts,
+    write_provenance,
     write_rows,
 )
 
@@ -30,10 +31,12 @@ from leadfl_pl.records.rounds import (
 class RunReport(Callback):
     """Keeps one row a round of a federation, and at the end prints a table and draws a figure.
 
-    ``rounds.csv``, ``run.json`` (command, seed, versions, commit, split), ``split.png`` (who has
-    how many examples of which class) and ``accuracy.png`` go to ``dirpath``, the logger's folder
-    if not given, nowhere without either. The split's numbers go to every logger as well. The rows
-    travel in the checkpoint, so a resumed run reports all its rounds.
+    ``rounds.csv``, ``run.json`` (command, seed, versions, commit, machine, split), ``split.png``
+    (who has how many examples of which class) and ``accuracy.png``, both as SVG and PDF too, go to
+    ``dirpath``, the logger's folder if not given, nowhere without either. A row has every scalar
+    that was logged in its round before this callback's ``on_train_epoch_end``. The split's numbers
+    go to every logger as well. The rows travel in the checkpoint, so a resumed run reports all its
+    rounds.
 
     Args:
         dirpath: where the files go.
@@ -42,10 +45,7 @@ class RunReport(Callback):
     def __init__(self, dirpath: str | None = None) -> None:
         self.dirpath = dirpath
         self.rows: list[dict[str, float]] = []
-        self.validated = False
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.validated = not trainer.sanity_checking
+        self.earlier: dict[str, Any] = {}  # what was logged before the round
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows}
@@ -53,15 +53,17 @@ class RunReport(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = list(state_dict["rows"])
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.earlier = dict(trainer.callback_metrics)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        values: dict[str, Any] = {}
-        if self.validated:  # else callback_metrics still has those of an earlier round
-            values = {k: v for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
-        values |= {
-            k: v for k, v in trainer.callback_metrics.items() if k.startswith(("round/", "train/"))
+        # a value that nobody logged in this round is still the same object
+        logged = {
+            key: value
+            for key, value in trainer.callback_metrics.items()
+            if value is not self.earlier.get(key) and value.numel() == 1
         }
-        self.validated = False
-        row = {"round": float(trainer.current_epoch)} | {k: float(v) for k, v in values.items()}
+        row = {"round": float(trainer.current_epoch)} | {k: float(v) for k, v in logged.items()}
         self.rows = [r for r in self.rows if r["round"] != row["round"]] + [row]
         if trainer.is_global_zero and self.folder is not None:
             write_rows(self.folder, self.rows)
@@ -69,8 +71,8 @@ class RunReport(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # on every rank: looking up log_dir is a broadcast
         log_dir = trainer.log_dir if trainer.logger else None
-        found = self.dirpath or log_dir
-        self.folder = Path(found) if found else None
+        folder = self.dirpath or log_dir
+        self.folder = Path(folder) if folder else None
 
     @rank_zero_only
     def on_fit_start(self, trainer: Any, pl_module: LightningModule) -> None:
@@ -84,9 +86,9 @@ class RunReport(Callback):
             logger.log_hyperparams({"split": split})
         if self.folder is None:
             return
-        facts = provenance(federation.seed) | {"clients_per_round": federation.clients_per_round}
-        self.facts = facts | {"split": split}
-        write_facts(self.folder, self.facts)
+        self.provenance = provenance(federation.seed)
+        self.provenance |= {"clients_per_round": federation.clients_per_round, "split": split}
+        write_provenance(self.folder, self.provenance)
         self.label_counts = label_counts(labels, parts)
 
     @rank_zero_only
@@ -94,17 +96,20 @@ class RunReport(Callback):
         if not self.rows or self.folder is None:
             return
         if trainer.stopped_by is not None:
-            write_facts(self.folder, self.facts | {"stopped_by": trainer.stopped_by.name})
+            stopped = {"stopped_by": trainer.stopped_by.name}
+            write_provenance(self.folder, self.provenance | stopped)
         write_rows(self.folder, self.rows)  # also where no round was left to run
         majority = trainer.federation.clients_per_round / 2
-        plot_label_shares(self.label_counts).savefig(self.folder / SPLIT, dpi=150)
-        plot_accuracies(self.rows, majority).savefig(self.folder / FIGURE, dpi=150)
+        name = Path(trainer.default_root_dir).resolve().name
+        save_figure(plot_label_shares(self.label_counts, name), self.folder / SPLIT)
+        save_figure(plot_accuracies(self.rows, majority, name), self.folder / ACCURACY)
         numbers = summary(self.rows, majority)
+        columns = shown_columns([numbers])
         table = Table(title=f"after {len(self.rows)} rounds")
-        for name in numbers:
-            table.add_column(name, justify="right")
-        table.add_row(*cells(numbers, len(self.rows)))
+        for column in columns:
+            table.add_column(column, justify="right")
+        table.add_row(*as_text(numbers, columns, len(self.rows)))
         console = Console()
         console.print(table)
-        written = f"{self.folder}: {ROUNDS}, {FACTS}, {SPLIT}, {FIGURE}"
-        console.print(written, soft_wrap=True, highlight=False)
+        written = f"{self.folder}: {ROUNDS}, {PROVENANCE}, {SPLIT}, {ACCURACY}"
+        console.print(written, soft_wrap=True, highlight=False, markup=False)

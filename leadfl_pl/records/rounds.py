@@ -6,13 +6,26 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.core.values import Row
 from leadfl_pl.records.files import write_whole
+from leadfl_pl.records.folders import LOGS, VERSION, number_of
 
-ROUNDS, FACTS, FIGURE, SPLIT = "rounds.csv", "run.json", "accuracy.png", "split.png"
+ROUNDS, PROVENANCE, ACCURACY, SPLIT = "rounds.csv", "run.json", "accuracy.png", "split.png"
+COLUMNS = ("round", "round/malicious_sampled")  # that every row has
+KEYS = ("command", "seed", "commit", "clients_per_round")  # that run.json has
+COUNTS = ("rejected updates", "failed clients")  # of a summary
+SUMMARY = (
+    "main accuracy",
+    "backdoor average",
+    "backdoor final",
+    "rounds with a malicious majority",
+    *COUNTS,
+)
 
 
 class Run(NamedTuple):
@@ -20,12 +33,12 @@ class Run(NamedTuple):
 
     folder: Path
     rows: list[dict[str, float]]
-    facts: dict[str, Any]
+    provenance: dict[str, Any]
 
     @property
     def majority(self) -> float:
         """More malicious clients in a round than this are a majority."""
-        return float(self.facts["clients_per_round"]) / 2
+        return float(self.provenance["clients_per_round"]) / 2
 
 
 def write_rows(folder: Path, rows: Sequence[Row]) -> None:
@@ -39,50 +52,101 @@ def write_rows(folder: Path, rows: Sequence[Row]) -> None:
     write_whole(folder / ROUNDS, text.getvalue().encode())
 
 
-def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
+def write_provenance(folder: Path, provenance: Mapping[str, Any]) -> None:
     """Writes ``run.json``, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / FACTS, (json.dumps(dict(facts), indent=2) + "\n").encode())
+    write_whole(folder / PROVENANCE, (json.dumps(dict(provenance), indent=2) + "\n").encode())
 
 
 def read_run(folder: Path) -> Run:
-    """Reads the record in ``folder``, or in the newest ``logs/version_*`` under it.
+    """Reads the record in ``folder``, or in the newest ``logs/version_N`` under it.
 
     Raises:
-        FileNotFoundError: there is none.
+        ConfigError: there is none, or it is not as :class:`~leadfl_pl.RunReport` writes it.
     """
-    versions = sorted(folder.glob("logs/version_*"), key=lambda p: int(p.name.split("_")[-1]))
-    found = next((p for p in [folder, *reversed(versions)] if (p / ROUNDS).is_file()), None)
-    if found is None:
-        raise FileNotFoundError(f"no {ROUNDS} in {folder} or in its logs/version_*")
-    with (found / ROUNDS).open(newline="") as file:
-        rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
-    return Run(found, rows, json.loads((found / FACTS).read_text()))
+    try:
+        versions = [f for f in (folder / LOGS).glob(f"{VERSION}*") if number_of(f) >= 0]
+        for place in [folder, *sorted(versions, key=number_of, reverse=True)]:
+            if (place / ROUNDS).is_file():
+                rows = _read_rows(place / ROUNDS)
+                return Run(place, rows, _read_provenance(place / PROVENANCE))
+    except OSError as error:
+        raise ConfigError(f"cannot read {error.filename}: {error.strerror}") from error
+    raise ConfigError(f"{folder} must be a run's folder, with {ROUNDS} or {LOGS}/{VERSION}N in it")
+
+
+def _read_rows(path: Path) -> list[dict[str, float]]:
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        try:
+            rows = [{key: float(value) for key, value in row.items() if value} for row in reader]
+        except (ValueError, TypeError, csv.Error) as error:
+            line = f"line {reader.line_num} does not"
+            raise ConfigError(f"{path} must hold numbers below its column names: {line}") from error
+    if not rows:
+        raise ConfigError(f"{path} must have a row for each round, got none")
+    for column in COLUMNS:
+        if not all(isfinite(row.get(column, nan)) for row in rows):
+            got = f"the columns {', '.join(reader.fieldnames or ())}"
+            raise ConfigError(f"{path} must have a number for {column} in every row, got {got}")
+    return rows
+
+
+def _read_provenance(path: Path) -> dict[str, Any]:
+    try:
+        provenance = json.loads(path.read_text())
+    except ValueError as error:
+        raise ConfigError(f"{path} must be JSON, got {error}") from error
+    missing = [key for key in KEYS if not isinstance(provenance, dict) or key not in provenance]
+    if missing:
+        raise ConfigError(f"{path} must have {', '.join(KEYS)}, got no {', '.join(missing)}")
+    for key, kind in (("command", str), ("clients_per_round", int)):
+        if not isinstance(provenance[key], kind):
+            raise ConfigError(f"{path}: {key} must be {kind.__name__}, got {provenance[key]!r}")
+    return provenance
 
 
 def summary(rows: Sequence[Row], majority: float) -> dict[str, float]:
-    """The numbers of a run: accuracies in [0, 1], NaN where there is no backdoor.
+    """The numbers of a run, as far as it has them; accuracies in [0, 1].
 
     >>> row = {"round": 0, "round/malicious_sampled": 6, "val/clean_accuracy": 0.5}
     >>> summary([row], majority=5)["rounds with a malicious majority"]
     1
     """
-    nan = float("nan")
     clean = [row["val/clean_accuracy"] for row in rows if "val/clean_accuracy" in row]
     backdoor = [row["val/backdoor_accuracy"] for row in rows if "val/backdoor_accuracy" in row]
-    return {
-        "main accuracy": clean[-1] if clean else nan,
-        "backdoor average": sum(backdoor) / len(backdoor) if backdoor else nan,
-        "backdoor final": backdoor[-1] if backdoor else nan,
+    numbers: dict[str, float] = {"main accuracy": clean[-1]} if clean else {}
+    if backdoor:
+        average = sum(backdoor) / len(backdoor)
+        numbers |= {"backdoor average": average, "backdoor final": backdoor[-1]}
+    return numbers | {
         "rounds with a malicious majority": sum(
             row["round/malicious_sampled"] > majority for row in rows
         ),
+        "rejected updates": sum(row.get("round/rejected", 0.0) for row in rows),
+        "failed clients": sum(row.get("round/failed", 0.0) for row in rows),
     }
 
 
-def cells(numbers: Mapping[str, float], rounds: int) -> list[str]:
-    """:func:`summary` as text: percentages, and a count out of ``rounds``."""
+def shown_columns(summaries: Sequence[Mapping[str, float]]) -> list[str]:
+    """The columns of a table of :func:`summary`: what any has, and counts that are not all 0."""
     return [
-        f"{value:.0f} of {rounds}" if name.startswith("rounds") else f"{100 * value:.1f} %"
-        for name, value in numbers.items()
+        name
+        for name in SUMMARY
+        if any(s.get(name, 0) > 0 if name in COUNTS else name in s for s in summaries)
     ]
+
+
+def as_text(numbers: Mapping[str, float], columns: Sequence[str], rounds: int) -> list[str]:
+    """:func:`summary` as a row of text: percentages, counts, and one count out of ``rounds``."""
+
+    def text(name: str) -> str:
+        if name not in numbers:
+            return ""
+        if name in COUNTS:
+            return f"{numbers[name]:.0f}"
+        if name.startswith("rounds"):
+            return f"{numbers[name]} of {rounds}"
+        return f"{100 * numbers[name]:.1f} %"
+
+    return [text(name) for name in columns]

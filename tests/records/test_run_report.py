@@ -1,4 +1,4 @@
-"""What a run leaves behind about its split."""
+"""What a run leaves behind: its rows, what is logged in them, its split and its figures."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tiny import SmallImages, small_client, small_trainer
 
 import leadfl_pl as fl
 from leadfl_pl.records.plots import plot_label_shares
+from leadfl_pl.records.rounds import read_run
 
 COUNTS = torch.tensor([[30, 10, 0], [0, 5, 15]])
 
@@ -25,6 +27,53 @@ def fit(split: fl.Split | None, rounds: int = 1, **settings) -> fl.FederatedTrai
 
 def record(folder: str) -> dict:
     return json.loads((Path(folder) / "run.json").read_text())
+
+
+class LogsInEvenRounds(Callback):
+    """Logs one number of its own at both ends of every other round."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch % 2 == 0:
+            pl_module.log("mine/start", float(trainer.current_epoch))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch % 2 == 0:
+            pl_module.log("mine/end", 10.0 + trainer.current_epoch)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_what_a_callback_logs_is_in_the_row_of_its_round_and_in_no_other(before: bool) -> None:
+    report = fl.RunReport(dirpath="run")
+    callbacks = [LogsInEvenRounds(), report] if before else [report, LogsInEvenRounds()]
+    trainer = small_trainer(callbacks=callbacks, rounds=4)
+    trainer.fit(small_client(), datamodule=SmallImages(batch_size=8))
+    starts = [row.get("mine/start") for row in read_run(Path("run")).rows]
+    ends = [row.get("mine/end") for row in read_run(Path("run")).rows]
+    assert starts == [0, None, 2, None]
+    assert ends == ([10, None, 12, None] if before else [None] * 4)
+
+
+def test_the_columns_are_the_evaluations_the_rounds_and_the_trainings() -> None:
+    small_trainer(
+        attack=fl.PatternBackdoor(), callbacks=[fl.RunReport(dirpath="run")], rounds=2
+    ).fit(small_client(), datamodule=SmallImages(batch_size=8))
+    header = Path("run/rounds.csv").read_text().splitlines()[0]
+    assert header == (
+        "round,val/clean_accuracy,val/backdoor_accuracy,val/backdoor_accuracy_all,"
+        "val/backdoor_accuracy_avg,round/malicious_sampled,round/malicious_selected,"
+        "round/rejected,round/update_norm,train/loss,train/regulariser"
+    )
+
+
+def test_the_figures_are_there_in_three_formats_with_the_name_of_the_run() -> None:
+    report = fl.RunReport(dirpath="run")
+    trainer = small_trainer(callbacks=[report], rounds=1, default_root_dir="runs/first try")
+    trainer.fit(small_client(), datamodule=SmallImages(batch_size=8))
+    for name in ("accuracy", "split"):
+        assert Path(f"run/{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert Path(f"run/{name}.pdf").read_bytes().startswith(b"%PDF")
+        assert "<!-- first try -->" in Path(f"run/{name}.svg").read_text()
+    assert "backdoor" not in Path("run/accuracy.svg").read_text()
 
 
 def test_the_record_has_the_splits_settings_and_numbers() -> None:

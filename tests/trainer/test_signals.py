@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
+from leadfl_pl.trainer.signals import StopSignals
 from lightning.pytorch import Callback, LightningModule, Trainer
 from resumed import FOLDER, assert_is_whole, fit, rounds_in, whole
 from tiny import SmallImages, small_client, small_trainer
@@ -20,7 +21,6 @@ import leadfl_pl as fl
 from leadfl_pl.cli import sweep
 from leadfl_pl.cli.main import main
 from leadfl_pl.records.rounds import read_run
-from leadfl_pl.trainer.signals import StopSignals
 
 
 class Send(Callback):
@@ -47,7 +47,7 @@ def test_a_signal_ends_the_run_after_its_round_with_all_its_records(
     assert rounds_in(FOLDER / "last.ckpt") == 2
     run = read_run(Path("run"))
     assert [row["round"] for row in run.rows] == [0, 1]
-    assert run.facts["stopped_by"] == number.name
+    assert run.provenance["stopped_by"] == number.name
     assert (run.folder / "accuracy.png").stat().st_size > 5000
     assert len((run.folder / "metrics.csv").read_text().splitlines()) >= 3
     assert signal.getsignal(number) is before
@@ -58,7 +58,7 @@ def test_a_signal_ends_the_run_after_its_round_with_all_its_records(
         f"ckpt_path = {FOLDER / 'last.ckpt'}"
     )
     assert_is_whole(fit(5, ckpt_path="last"))
-    assert "stopped_by" not in read_run(Path("run")).facts
+    assert "stopped_by" not in read_run(Path("run")).provenance
 
 
 def test_a_sweep_does_not_take_a_stopped_run_for_a_finished_one(

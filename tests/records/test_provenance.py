@@ -1,0 +1,47 @@
+"""What a number needs beside it: a command that can be pasted, and the processor."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from leadfl_pl.records.provenance import processor, provenance
+
+
+@pytest.mark.parametrize(
+    ("script", "start"),
+    [
+        ("cli.py", ["python", "cli.py"]),
+        ("scripts/my run.py", ["python", "scripts/my run.py"]),
+        ("/somewhere/bin/leadfl-pl", ["leadfl-pl"]),
+    ],
+)
+def test_the_command_gives_a_shell_the_same_arguments(
+    script: str, start: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["fit", "--data.split={class_path: Shards}", "--note=it's $HOME", "a b"]
+    monkeypatch.setattr("sys.argv", [script, *arguments])
+    assert shlex.split(provenance(0)["command"]) == [*start, *arguments]
+
+
+def test_linux_names_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpuinfo = "processor\t: 0\nmodel\t\t: 85\nmodel name\t: Some CPU @ 2 GHz\nflags\t: avx2\n"
+    monkeypatch.setattr("pathlib.Path.is_file", lambda path: str(path) == "/proc/cpuinfo")
+    monkeypatch.setattr("pathlib.Path.read_text", lambda path: cpuinfo)
+    assert processor() == "Some CPU @ 2 GHz"
+
+
+def test_elsewhere_python_names_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pathlib.Path.is_file", lambda path: False)
+    monkeypatch.setattr("platform.processor", lambda: "")
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    assert processor() == "arm64"
+
+
+def test_the_record_names_the_processor_and_its_vector_instructions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX3")
+    record = provenance(0)
+    assert (record["processor"], record["vector_instructions"]) == (processor(), "AVX3")
