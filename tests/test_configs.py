@@ -77,7 +77,11 @@ def test_the_part_replaces_one_key_of_an_experiment(part: Path) -> None:
         "schedules": federation["schedule"],
         "splits": saved["data"]["init_args"]["split"],
     }[part.parent.name]
-    assert used["class_path"] == yaml.safe_load(part.read_text())["class_path"]
+    settings = yaml.safe_load(part.read_text())
+    assert used["class_path"] == settings["class_path"]
+    for key, value in settings.get("init_args", {}).items():
+        if not isinstance(value, (str, list)):  # a class or a file: by its own name in the run
+            assert used["init_args"][key] == value
 
 
 @pytest.mark.parametrize(
@@ -90,12 +94,21 @@ def test_the_federation_replaces_that_of_an_experiment(federation: Path) -> None
             assert saved["trainer"]["federation"][key] == value
 
 
+@pytest.mark.parametrize("data", sorted((CONFIGS / "data").glob("*.yaml")), ids=lambda p: p.stem)
+def test_the_data_replaces_that_of_an_experiment(data: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", f"--config={CONFIGS}/quickstart.yaml", f"--data={data}", "--print_config"])
+    used, settings = (yaml.safe_load(text) for text in (capsys.readouterr().out, data.read_text()))
+    assert used["data"]["class_path"] == settings["class_path"]
+    assert used["data"]["init_args"]["batch_size"] == settings["init_args"]["batch_size"]
+
+
 def test_every_config_is_of_a_tested_kind() -> None:
     tested = {CONFIGS / e for e in EXPERIMENTS}
     for folder in PARTS:
         tested |= set((CONFIGS / folder).glob("*.yaml"))
     rest = {p.relative_to(CONFIGS).parts[0] for p in CONFIGS.rglob("*.yaml") if p not in tested}
-    assert rest == {"data", "federations", "sweeps"}  # included by experiments; test_sweep.py
+    assert rest == {"data", "federations", "sweeps"}  # above; test_sweep.py
 
 
 def test_every_config_lists_only_classes_of_the_package() -> None:

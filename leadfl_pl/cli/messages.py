@@ -28,8 +28,8 @@ SEAMS: dict[str, type] = {
     "model": FederatedClient,
 }
 COPIED = (
-    "no file that can be read; a path in a config is relative to the config's folder (leadfl-pl init or "
-    "--print_config writes a config without relative paths)"
+    "no file that can be read; a path in a config is relative to the config's folder (leadfl-pl "
+    "init or --print_config writes a config without relative paths)"
 )
 
 
@@ -73,7 +73,8 @@ def explain(message: str) -> str:
     ):
         return f"{key} = {found[1] or found[3]}, {found[2] or found[4]}"
     if found := re.search(
-        r"(?:dot import path string|Unexpected import path format): (.*)|Import path (\S+) does not|"
+        r"(?:dot import path string|Unexpected import path format): (.*)|"
+        r"Import path (\S+) does not|"
         r"class_path '(.+)':\s+(?:No module|module )|Not a valid subclass of .+ Got value: (.+)|"
         r"Not a valid subclass of [\s\S]+?Given value: (.+)|Unable to load config [\"'](.+)[\"']",
         innermost,
