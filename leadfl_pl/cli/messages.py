@@ -59,42 +59,42 @@ def explain(message: str) -> str:
     key = ".".join(re.findall(r'[Pp]arser key "([^"]+)"', message))
     owners = re.findall(r"given class_path '([^']+)'", message)
     innermost = re.split(r'[Pp]arser key "[^"]+"', message)[-1]
-    if found := re.search(r"(?:Option|Key|option) '([^']+)' is not|accept option '(.+)'", message):
-        name = found[1] or found[2]
+    if match := re.search(r"(?:Option|Key|option) '([^']+)' is not|accept option '(.+)'", message):
+        name = match[1] or match[2]
         where = f"{key}.{name}" if key else name
         return f"{where} is no setting" + (f" of {_settings(owners[-1])}" if owners else "")
-    if found := re.search(r"arguments are required: (.+)", innermost):
-        names = [name.partition("fit.")[2] or name for name in found[1].split(", ")]
+    if match := re.search(r"arguments are required: (.+)", innermost):
+        names = re.sub(r"\b(fit|validate|test)\.", "", match[1]).split(", ")
         missing = ", ".join(f"{key}.{name}" if key else name for name in names)
         owner = f": {owners[-1].rpartition('.')[2]} has no default for it" if owners else ""
         return f"{missing} must be given{owner}"
-    if found := re.search(
+    if match := re.search(
         r"sub-config file (.+): (line .+)|Unable to load config '(.+)'\s+- (line .+)", innermost
     ):
-        return f"{key} = {found[1] or found[3]}, {found[2] or found[4]}"
-    if found := re.search(
+        return f"{key} = {match[1] or match[3]}, {match[2] or match[4]}"
+    if match := re.search(
         r"(?:dot import path string|Unexpected import path format): (.*)|"
         r"Import path (\S+) does not|"
         r"class_path '(.+)':\s+(?:No module|module )|Not a valid subclass of .+ Got value: (.+)|"
         r"Not a valid subclass of [\s\S]+?Given value: (.+)|Unable to load config [\"'](.+)[\"']",
         innermost,
     ):
-        return _no_class(key, next((group for group in found.groups() if group), ""))
+        return _no_class(key, next((group for group in match.groups() if group), ""))
     if "codec can't decode" in innermost:
         return f"{key} must be a file of UTF-8 text"
-    if found := re.search(r"Multiple subclasses with name (\w+)\. (.+)\.", innermost):
-        return f"{key} = {found[1]} is the name of several classes: {found[2]}"
-    if found := re.search(r"Subtypes: \[(.+)\][\s\S]*?Given value: ?(.*)", innermost):
-        kinds = re.findall(r"typing\.Literal\[.+?\]|<class '.+?'>|[\w.]+(?:\[.+?\])?", found[1])
-        return _wrong_type(key, kinds, found[2])
-    if found := re.search(r"Expected an? (.+)\. Got value: (.*)", innermost):
-        return _wrong_type(key, [found[1]], found[2])
-    if found := re.search(r"((?:File|Path) (?:does not|is not) [\w ]+): '(.+)'", innermost):
-        return f"{key} = {found[2]}: {found[1].lower()}"
-    if found := re.search(r"unrecognized arguments: (.+)", message):
-        return f"{found[1]} is no setting"
-    if found := re.search(r"argument (\S+): expected one argument", message):
-        return f"{found[1]}, or a setting below it, must have a value"
+    if match := re.search(r"Multiple subclasses with name (\w+)\. (.+)\.", innermost):
+        return f"{key} = {match[1]} is the name of several classes: {match[2]}"
+    if match := re.search(r"Subtypes: \[(.+)\][\s\S]*?Given value: ?(.*)", innermost):
+        kinds = re.findall(r"typing\.Literal\[.+?\]|<class '.+?'>|[\w.]+(?:\[.+?\])?", match[1])
+        return _wrong_type(key, kinds, match[2])
+    if match := re.search(r"Expected an? (.+)\. Got value: (.*)", innermost):
+        return _wrong_type(key, [match[1]], match[2])
+    if match := re.search(r"((?:File|Path) (?:does not|is not) [\w ]+): '(.+)'", innermost):
+        return f"{key} = {match[2]}: {match[1].lower()}"
+    if match := re.search(r"unrecognized arguments: (.+)", message):
+        return f"{match[1]} is no setting"
+    if match := re.search(r"argument (\S+): expected one argument", message):
+        return f"{match[1]}, or a setting below it, must have a value"
     return " ".join((f"{key}{innermost}" if key else message).split())
 
 
@@ -133,10 +133,9 @@ def _settings(class_path: str) -> str:
 
 
 def _known(base: type) -> list[str]:
-    found = {base}
-    queue = [base]
+    classes, queue = {base}, [base]
     while queue:
         subclasses: list[type] = queue.pop().__subclasses__()
-        found.update(subclasses)
+        classes.update(subclasses)
         queue += subclasses
-    return sorted(c.__name__ for c in found if not inspect.isabstract(c))
+    return sorted(c.__name__ for c in classes if not inspect.isabstract(c))

@@ -30,7 +30,9 @@ class OneLineParser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "parser_mode": MODE})
 
-    def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:
+    def parse_args(  # type: ignore[override]
+        self, *args: Any, **kwargs: Any
+    ) -> Namespace:
         with _separate_settings():
             return super().parse_args(*args, **kwargs)
 
@@ -87,7 +89,8 @@ def load_yaml(text: str, path: str = "") -> Any:
             raise ConfigError(f"config = {path}, {sentence}") from error
         raise yaml.YAMLError(sentence) from error
     if path and not isinstance(node, yaml.MappingNode):
-        raise ConfigError(f"config = {path} must have keys such as model, got a {node.id}")
+        kind = "list" if isinstance(node, yaml.SequenceNode) else "word"
+        raise ConfigError(f"config = {path} must have keys such as model, got a {kind}")
     return get_loader("yaml")(text)
 
 
