@@ -1,6 +1,6 @@
 """Whole runs from the command line: seconds a round and memory, by processes and threads.
 
-    python benchmarks/run.py [--config configs/fashionmnist/released.yaml] [--rounds 4]
+    python benchmarks/run.py [--config configs/released.yaml] [--rounds 4]
         [--variants 1x1 1x2 2x1] [-- further flags of cli.py]
 
 PxT is P processes with T threads each. "first" is from the command to the end of round 0, start-up
@@ -108,7 +108,7 @@ def measure(config: str, rounds: int, count: int, threads: int, flags: list[str]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", default="configs/fashionmnist/released.yaml")
+    parser.add_argument("--config", default="configs/released.yaml")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--variants", nargs="+", default=["1x1", "1x2", "2x1"])
     parser.add_argument("flags", nargs="*")

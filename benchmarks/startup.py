@@ -22,7 +22,7 @@ from leadfl_pl.records.provenance import commit
 
 ROOT = Path(__file__).parent.parent
 CLI = str(ROOT / "cli.py")
-CONFIG = ROOT / "configs" / "fashionmnist" / "none_multikrum_bursty.yaml"
+CONFIG = ROOT / "configs" / "fashionmnist.yaml"
 ONE_ROUND = [
     "fit", f"--config={CONFIG}", "--trainer.max_epochs=1", "--trainer.devices=1",
     "--trainer.accelerator=cpu", "--trainer.federation.local_epochs=null",

@@ -12,10 +12,11 @@ from conftest import ROOT
 from leadfl_pl.cli.main import main
 
 CONFIGS = ROOT / "configs"
-DATA = {  # what stands for the real data, by folder of experiments
-    "fashionmnist": ["--data=tiny.TinyImages", "--data.batch_size=8"],
-    "cifar10": ["--data=tiny.TinyColours", "--data.batch_size=8"],
-    "cifar100": [
+DATA = {  # what stands for the real data
+    "fashionmnist.yaml": ["--data=tiny.TinyImages", "--data.batch_size=8"],
+    "released.yaml": ["--data=tiny.TinyImages", "--data.batch_size=8"],
+    "cifar10.yaml": ["--data=tiny.TinyColours", "--data.batch_size=8"],
+    "cifar100.yaml": [
         "--data=tiny.TinyHundred",
         "--trainer.federation.num_clients=32",
         "--trainer.federation.num_malicious=8",
@@ -24,10 +25,7 @@ DATA = {  # what stands for the real data, by folder of experiments
         "--trainer.enable_checkpointing=false",
     ],
 }
-EXPERIMENTS = [
-    "quickstart.yaml",
-    *(f"{folder}/{p.name}" for folder in DATA for p in sorted((CONFIGS / folder).glob("*.yaml"))),
-]
+EXPERIMENTS = sorted(p.name for p in CONFIGS.glob("*.yaml"))
 PARTS = {
     "defenses": "--model.defense",
     "aggregators": "--trainer.federation.aggregator",
@@ -48,8 +46,8 @@ TINY = [
 
 
 def run(config: str, *flags: str) -> dict:
-    data = DATA.get(config.partition("/")[0], [])
-    assert main(["fit", f"--config={CONFIGS / config}", *TINY, *data, *flags]) == 0
+    flags = (*TINY, *DATA.get(config, []), *flags)
+    assert main(["fit", f"--config={CONFIGS / config}", *flags]) == 0
     (folder,) = Path("run/logs").iterdir()
     written = {"rounds.csv", "metrics.csv", "accuracy.png", "split.png", "run.json", "config.yaml"}
     assert written <= {p.name for p in folder.iterdir()}
@@ -69,7 +67,7 @@ def test_the_experiment_runs(config: str) -> None:
     ids=lambda p: f"{p.parent.name}/{p.stem}",
 )
 def test_the_part_replaces_one_key_of_an_experiment(part: Path) -> None:
-    experiment = EXPERIMENTS[1] if part in FOR_LARGER_IMAGES else "quickstart.yaml"
+    experiment = "fashionmnist.yaml" if part in FOR_LARGER_IMAGES else "quickstart.yaml"
     saved = run(experiment, f"{PARTS[part.parent.name]}={part}")
     federation = saved["trainer"]["federation"]
     used = {
@@ -79,7 +77,11 @@ def test_the_part_replaces_one_key_of_an_experiment(part: Path) -> None:
         "schedules": federation["schedule"],
         "splits": saved["data"]["init_args"]["split"],
     }[part.parent.name]
-    assert used["class_path"] == yaml.safe_load(part.read_text())["class_path"]
+    settings = yaml.safe_load(part.read_text())
+    assert used["class_path"] == settings["class_path"]
+    for key, value in settings.get("init_args", {}).items():
+        if not isinstance(value, (str, list)):  # a class or a file: by its own name in the run
+            assert used["init_args"][key] == value
 
 
 @pytest.mark.parametrize(
@@ -92,12 +94,21 @@ def test_the_federation_replaces_that_of_an_experiment(federation: Path) -> None
             assert saved["trainer"]["federation"][key] == value
 
 
+@pytest.mark.parametrize("data", sorted((CONFIGS / "data").glob("*.yaml")), ids=lambda p: p.stem)
+def test_the_data_replaces_that_of_an_experiment(data: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", f"--config={CONFIGS}/quickstart.yaml", f"--data={data}", "--print_config"])
+    used, settings = (yaml.safe_load(text) for text in (capsys.readouterr().out, data.read_text()))
+    assert used["data"]["class_path"] == settings["class_path"]
+    assert used["data"]["init_args"]["batch_size"] == settings["init_args"]["batch_size"]
+
+
 def test_every_config_is_of_a_tested_kind() -> None:
     tested = {CONFIGS / e for e in EXPERIMENTS}
     for folder in PARTS:
         tested |= set((CONFIGS / folder).glob("*.yaml"))
     rest = {p.relative_to(CONFIGS).parts[0] for p in CONFIGS.rglob("*.yaml") if p not in tested}
-    assert rest == {"data", "federations", "sweeps"}  # included by experiments; test_sweep.py
+    assert rest == {"data", "federations", "sweeps"}  # above; test_sweep.py
 
 
 def test_every_config_lists_only_classes_of_the_package() -> None:

@@ -61,8 +61,11 @@ def failure(capsys: pytest.CaptureFixture, *flags: str) -> str:
                                                                         ", 8 x 8 pixels"),
         (["--trainer.federation.distance_space=foo"], "must be one of 'params', 'state', got foo"),
         (["--trainer.max_epochs=x"], "trainer.max_epochs must be int or null, got x"),
-        (["--trainer.federation.nclients=3"], "unrecognized arguments"),
-        (["--config=missing.yaml"], "File does not exist"),
+        (["--trainer.federation.nclients=3"], "--trainer.federation.nclients=3 is no setting"),
+        (["--config=missing.yaml"], "missing.yaml: file does not exist"),
+        (["--ckpt_path=best"], "ckpt_path must be a checkpoint or last, got ckpt_path = best"),
+        (["--trainer.strategy=foo"], "invalid strategy name: `strategy='foo'`"),
+        (["--model.model.num_classes=-1"], "negative dimension -1"),
         (["--ckpt_path=nothere.ckpt"], "ckpt_path must be a checkpoint or last, got ckpt_path = n"),
         (["--model.model=FashionMNISTNet"], "model.model = FashionMNISTNet must take images of "
                                             "shape (1, 8, 8), the shape of Digits"),
@@ -167,14 +170,33 @@ def test_validate_measures_a_checkpoint() -> None:
     assert main(flags) == 0
 
 
-def test_the_script_prints_help_and_exits_with_the_code(tmp_path: Path) -> None:
-    def script(*flags: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, str(ROOT / "cli.py"), *flags]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        return subprocess.run(command, capture_output=True, text=True, env=environment)
+def test_help_names_every_subcommand(capsys: pytest.CaptureFixture) -> None:
+    assert main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name in ("fit", "validate", "test", "init", "sweep", "report"):
+        assert len([line for line in lines if line.split()[:1] == [name]]) == 1
 
-    assert "--trainer.federation" in script("fit", "--help").stdout
-    wrong = script(*QUICKSTART, "--model.defense.alpha=-1")
+
+@pytest.mark.parametrize("name", ["fit", "validate", "test", "init", "sweep", "report"])
+def test_every_subcommand_has_help(name: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as end:
+        raise SystemExit(main([name, "--help"]))
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: ")
+
+
+@pytest.mark.parametrize("args", [["predict"], ["nope"], []])
+def test_an_unknown_subcommand_is_one_sentence(
+    args: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    assert main(args) == 2
+    assert "SUBCOMMAND must be one of fit, validate, test, init" in capsys.readouterr().err
+
+
+def test_the_script_exits_with_the_code() -> None:
+    command = [sys.executable, str(ROOT / "cli.py"), *QUICKSTART, "--model.defense.alpha=-1"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    wrong = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert wrong.returncode == 2
     assert "Traceback" not in wrong.stderr
 

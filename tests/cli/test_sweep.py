@@ -13,7 +13,7 @@ from conftest import ROOT
 
 from leadfl_pl import ConfigError
 from leadfl_pl.cli import sweep as sweeps
-from leadfl_pl.cli.main import FederatedCLI
+from leadfl_pl.cli.federated import FederatedCLI
 
 SWEEPS = sorted((ROOT / "configs/sweeps").glob("*.yaml"))
 PROGRAM = """

@@ -1,0 +1,128 @@
+"""``LightningCLI`` for a federation: fit, validate and test."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from signal import SIGINT
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from leadfl_pl.cli.messages import configuration_error
+from leadfl_pl.cli.parser import TRACEBACK_VARIABLE, OneLineParser, seed
+from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.data import FederatedDataModule
+from leadfl_pl.federation.client import FederatedClient
+from leadfl_pl.records.checkpoints import is_federated, read_checkpoint, refusal
+from leadfl_pl.trainer.strategy import RankLostError
+from leadfl_pl.trainer.trainer import DiskFullError, FederatedTrainer
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes the whole configuration beside the logs, and hands it to the logger."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        config = self.config.as_dict()
+        for logger in trainer.loggers:
+            logger.log_hyperparams(
+                {k: config.get(k) for k in ("model", "data", "seed_everything")}
+                | {"federation": (config.get("trainer") or {}).get("federation")}
+            )
+
+
+class FederatedCLI(LightningCLI):
+    """``LightningCLI`` for a :class:`FederatedTrainer`."""
+
+    trainer: FederatedTrainer
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(
+            FederatedClient,
+            FederatedDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            trainer_class=FederatedTrainer,
+            auto_configure_optimizers=False,
+            save_config_callback=SaveConfig,
+            parser_class=OneLineParser,
+            **kwargs,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """All of Lightning's but ``predict``, for which there is no data."""
+        commands = LightningCLI.subcommands()
+        return {name: skipped for name, skipped in commands.items() if name != "predict"}
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--seed_everything", type=seed, default=0, help="of every random draw")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Looks at the checkpoint before Lightning reads settings of the model from it."""
+        try:
+            self.config = parser.parse_args(args)
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"a config must be UTF-8 text: {error}") from error
+        path = self.config[self.config.subcommand].get("ckpt_path")
+        if path in (None, "last"):
+            return
+        if not Path(path).is_file():
+            raise ConfigError(f"ckpt_path must be a checkpoint or last, got ckpt_path = {path}")
+        checkpoint = read_checkpoint(Path(path))
+        if self.config.subcommand == "fit" and not is_federated(checkpoint):
+            raise refusal(Path(path), "it was not written by a FederatedTrainer")
+
+    def instantiate_classes(self) -> None:
+        """Says in one sentence why a class cannot be made of its settings."""
+        try:
+            super().instantiate_classes()
+        except (ImportError, TypeError, ValueError) as error:
+            if configuration_error(error):
+                raise
+            cause: BaseException = error  # jsonargparse says what it tried besides, down to it
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            raise ConfigError(
+                f"the configuration cannot be used: {' '.join(str(cause).split())} "
+                f"({TRACEBACK_VARIABLE}=1 shows where)"
+            ) from error
+
+
+def run(args: list[str]) -> int:
+    """Runs fit, validate or test; a configuration that cannot work is one sentence on stderr.
+
+    Returns:
+        0; 2 for a wrong configuration; 1 where another process of the run is gone (137 where
+        Lightning's observer of processes saw that first), or a disk is full; 143 where SIGTERM and
+        130 where Ctrl-C stopped the run, after a round or, asked twice, at once. Set
+        ``LEADFL_PL_TRACEBACK=1`` to see where an error arose.
+    """
+    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)")
+    try:
+        trainer = FederatedCLI(args=args).trainer
+    except (ValueError, MisconfigurationException) as error:
+        if (cause := configuration_error(error)) is None:
+            raise
+        return _failure(cause, 2)
+    except (RankLostError, DiskFullError) as error:
+        return _failure(error, 1)
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning's way to end on Ctrl-C
+            return 128 + SIGINT
+        raise
+    if trainer.stopped_by is not None and trainer.is_global_zero:  # else the launcher kills rank 0
+        return 128 + trainer.stopped_by
+    return 0
+
+
+def _failure(error: BaseException, status: int) -> int:
+    if os.environ.get(TRACEBACK_VARIABLE):
+        traceback.print_exc()
+    print(f"error: {error}", file=sys.stderr)
+    return status

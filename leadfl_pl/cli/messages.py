@@ -1,0 +1,141 @@
+"""What jsonargparse says of a wrong argument, as one sentence."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from importlib import import_module
+from typing import Any
+
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from leadfl_pl.aggregators import Aggregator
+from leadfl_pl.attacks import Attack
+from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.data import FederatedDataModule
+from leadfl_pl.data.splits import Split
+from leadfl_pl.defenses import ClientDefense
+from leadfl_pl.federation.client import FederatedClient
+from leadfl_pl.schedules import Schedule
+
+SEAMS: dict[str, type] = {
+    "defense": ClientDefense,
+    "aggregator": Aggregator,
+    "attack": Attack,
+    "schedule": Schedule,
+    "split": Split,
+    "data": FederatedDataModule,
+    "model": FederatedClient,
+}
+COPIED = (
+    "no file that can be read; a path in a config is relative to the config's folder (leadfl-pl "
+    "init or --print_config writes a config without relative paths)"
+)
+
+
+def configuration_error(error: BaseException | None) -> BaseException | None:
+    """The wrong setting that led to ``error``, if one did."""
+    while error is not None:
+        if isinstance(error, (ConfigError, MisconfigurationException)):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def load_class(class_path: str) -> Any:
+    """What ``module.Name`` names."""
+    module, _, name = class_path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def explain(message: str) -> str:
+    """One sentence from jsonargparse's tree of everything that it tried.
+
+    >>> explain('Parser key "f": Expected a int. Got value: 4.5')
+    'f must be int, got 4.5'
+    """
+    # what was tried with a file's content names its keys in full
+    message = re.sub(r"[\s\S]*Unable to load config .+\n\s+- (?=Parser key)", "", message)
+    key = ".".join(re.findall(r'[Pp]arser key "([^"]+)"', message))
+    owners = re.findall(r"given class_path '([^']+)'", message)
+    innermost = re.split(r'[Pp]arser key "[^"]+"', message)[-1]
+    if match := re.search(r"(?:Option|Key|option) '([^']+)' is not|accept option '(.+)'", message):
+        name = match[1] or match[2]
+        where = f"{key}.{name}" if key else name
+        return f"{where} is no setting" + (f" of {_settings(owners[-1])}" if owners else "")
+    if match := re.search(r"arguments are required: (.+)", innermost):
+        names = re.sub(r"\b(fit|validate|test)\.", "", match[1]).split(", ")
+        missing = ", ".join(f"{key}.{name}" if key else name for name in names)
+        owner = f": {owners[-1].rpartition('.')[2]} has no default for it" if owners else ""
+        return f"{missing} must be given{owner}"
+    if match := re.search(
+        r"sub-config file (.+): (line .+)|Unable to load config '(.+)'\s+- (line .+)", innermost
+    ):
+        return f"{key} = {match[1] or match[3]}, {match[2] or match[4]}"
+    if match := re.search(
+        r"(?:dot import path string|Unexpected import path format): (.*)|"
+        r"Import path (\S+) does not|"
+        r"class_path '(.+)':\s+(?:No module|module )|Not a valid subclass of .+ Got value: (.+)|"
+        r"Not a valid subclass of [\s\S]+?Given value: (.+)|Unable to load config [\"'](.+)[\"']",
+        innermost,
+    ):
+        return _no_class(key, next((group for group in match.groups() if group), ""))
+    if "codec can't decode" in innermost:
+        return f"{key} must be a file of UTF-8 text"
+    if match := re.search(r"Multiple subclasses with name (\w+)\. (.+)\.", innermost):
+        return f"{key} = {match[1]} is the name of several classes: {match[2]}"
+    if match := re.search(r"Subtypes: \[(.+)\][\s\S]*?Given value: ?(.*)", innermost):
+        kinds = re.findall(r"typing\.Literal\[.+?\]|<class '.+?'>|[\w.]+(?:\[.+?\])?", match[1])
+        return _wrong_type(key, kinds, match[2])
+    if match := re.search(r"Expected an? (.+)\. Got value: (.*)", innermost):
+        return _wrong_type(key, [match[1]], match[2])
+    if match := re.search(r"((?:File|Path) (?:does not|is not) [\w ]+): '(.+)'", innermost):
+        return f"{key} = {match[2]}: {match[1].lower()}"
+    if match := re.search(r"unrecognized arguments: (.+)", message):
+        return f"{match[1]} is no setting"
+    if match := re.search(r"argument (\S+): expected one argument", message):
+        return f"{match[1]}, or a setting below it, must have a value"
+    return " ".join((f"{key}{innermost}" if key else message).split())
+
+
+def _no_class(key: str, value: str) -> str:
+    if re.search(r"\.(ya?ml|json)$|/", value):
+        return f"{key} = {value}: {COPIED}"
+    if value[:1] in ("[", "{"):
+        return f"{key} must be a class, or class_path and init_args, got {value}"
+    if key in ("trainer", "trainer.federation"):
+        return f"{key} must be settings or a file with them, got {_value(value)}"
+    seam = None if key == "model.model" else SEAMS.get(key.rpartition(".")[2])
+    known = f"; known are {', '.join(_known(seam))}" if seam else ""
+    return f"{key} = {_value(value)}: neither a class nor a file of that name{known}"
+
+
+def _wrong_type(key: str, kinds: list[str], value: str) -> str:
+    wanted = " or ".join(map(_type_name, kinds))
+    if "float" in wanted and value.lower().lstrip("+-") in ("nan", "inf"):
+        wanted = wanted.replace("float", "a finite number")
+    return f"{key} must be {wanted}, got {_value(value)}"
+
+
+def _value(text: str) -> str:
+    return "null" if text == "None" else text or "nothing"
+
+
+def _type_name(kind: str) -> str:
+    name = re.sub(r"[\w.]+\.(\w+)", r"\1", re.sub(r"<class '(.+)'>", r"\1", kind))
+    name = re.sub(r"^(Sequence|Iterable)\b", "list", name.replace("NoneType", "null"))
+    return re.sub(r"Literal\[(.+)\]", r"one of \1", name)
+
+
+def _settings(class_path: str) -> str:
+    parameters = inspect.signature(load_class(class_path)).parameters
+    return f"{class_path.rpartition('.')[2]}, which has {', '.join(parameters) or 'none'}"
+
+
+def _known(base: type) -> list[str]:
+    classes, queue = {base}, [base]
+    while queue:
+        subclasses: list[type] = queue.pop().__subclasses__()
+        classes.update(subclasses)
+        queue += subclasses
+    return sorted(c.__name__ for c in classes if not inspect.isabstract(c))
