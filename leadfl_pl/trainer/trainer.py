@@ -54,7 +54,8 @@ class FederatedTrainer(Trainer):
     def __init__(self, federation: Federation, threads: int | None = None, **kwargs: Any) -> None:
         federation.check()
         check_threads(threads)
-        super().__init__(**trainer_arguments(kwargs, federation))
+        kwargs = trainer_arguments(kwargs, federation)
+        super().__init__(**kwargs)  # as it stands jsonargparse finds the Trainer's arguments
         on_cpu = isinstance(self.accelerator, CPUAccelerator)
         self.threads = 1 if threads is None and on_cpu else threads
         epoch_loop = self.fit_loop.epoch_loop
