@@ -70,7 +70,7 @@ def failure(capsys: pytest.CaptureFixture, *flags: str) -> str:
         (["--model.model=FashionMNISTNet"], "model.model = FashionMNISTNet must take images of "
                                             "shape (1, 8, 8), the shape of Digits"),
         (["--model.model.num_classes=7"], "model.model = DigitsNet must give 10 logits an image"),
-        (["--trainer.sync_batchnorm=true"], "trainer.sync_batchnorm must be false, got sync_batch"),
+        (["--trainer.sync_batchnorm=true"], "trainer.sync_batchnorm is not used in a federation"),
         (["--trainer.precision=16-mixed"], "trainer.precision must be 32, 64 or bf16"),
         (["--trainer.federation.server_lr=0"], "server_lr must be > 0, got server_lr = 0"),
         (["--trainer.federation.attack.position=[-1,0]"], "position must be >= 0"),

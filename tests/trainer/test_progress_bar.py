@@ -22,7 +22,7 @@ def lines(capsys: pytest.CaptureFixture, **settings) -> list[str]:
     ("attack", "accuracies"),
     [
         (fl.PatternBackdoor(), r"  clean [\d.]+ %  backdoor [\d.]+ %"),
-        (fl.LabelFlip(), r"  clean [\d.]+ %"),
+        (fl.IPM(), r"  clean [\d.]+ %"),
         (None, r"  clean [\d.]+ %"),
     ],
 )
