@@ -1,6 +1,6 @@
 """The values that travel between the layers, and the letters used for shapes everywhere.
 
-Legend: K clients, n of them in a round's cohort, f assumed Byzantine, t round, i local step,
+Legend: K clients, n of them in a round's cohort, f assumed Byzantine, t round, i local step of I,
 eta (``lr``) learning rate, theta in R^d the model's trainable parameters, b its floating-point
 buffers (BatchNorm's running statistics), N examples, (C, H, W) an image.
 """
