@@ -8,7 +8,7 @@ from numbers import Integral
 import numpy as np
 import torch
 
-from leadfl_pl.core.errors import ConfigError, require_number, summarise
+from leadfl_pl.core.errors import ConfigError, require_number, require_numbers, summarise
 from leadfl_pl.core.rng import generator
 from leadfl_pl.core.values import Cohort, Population
 
@@ -168,8 +168,7 @@ class ForcedRounds(Schedule):
 
     def __init__(self, schedule: Schedule, rounds: Sequence[int], num_malicious: int) -> None:
         require_number("ForcedRounds", "num_malicious", num_malicious, least=0, whole=True)
-        for entry in rounds:
-            require_number("ForcedRounds", "rounds", entry, least=0, whole=True)
+        require_numbers("ForcedRounds", "rounds", rounds, least=0)
         self.schedule = schedule
         self.rounds = tuple(sorted(set(rounds)))
         self.num_malicious = num_malicious

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from leadfl_pl.attacks.base import Attack, Task, require_class
-from leadfl_pl.core.errors import ConfigError, require_choice, require_number
+from leadfl_pl.core.errors import ConfigError, require_choice, require_number, require_numbers
 from leadfl_pl.core.values import takes_stacks
 
 Pattern = Sequence[Sequence[float | None]]  # rows of 1 (set), 0 (cleared), None (as it is)
@@ -106,8 +106,7 @@ class PatternBackdoor(Attack):
         name = type(self).__name__
         require_choice(name, "balance", balance, ("mgda", "fixed"))
         require_number(name, "backdoor_weight", backdoor_weight, above=0, most=1)
-        for entry in position:
-            require_number(name, "position", entry, least=0, whole=True)
+        require_numbers(name, "position", position, least=0, length=2)
         for key, value in (("high", high), ("low", low)):
             require_number(name, key, value)
         self.target = target
@@ -115,13 +114,13 @@ class PatternBackdoor(Attack):
         self.backdoor_weight = backdoor_weight
         self.position = position
         self.high, self.low = high, low
-        self.pattern = tuple(tuple(row) for row in pattern)
+        self.pattern = tuple(tuple(row) for row in pattern or ())
         entries = {entry for row in self.pattern for entry in row}
         one_length = len({len(row) for row in self.pattern}) == 1
         if not one_length or not entries <= {0, 1, None} or entries <= {None}:
             raise ConfigError(
                 f"{name}: pattern must be rows of one length of 1 (set), 0 (cleared) and null (as "
-                f"it is), not all of them null, got pattern = {[list(row) for row in pattern]}"
+                f"it is), not all of them null, got pattern = {[list(row) for row in self.pattern]}"
             )
         # (h, w) each
         self._mask = torch.tensor([[entry is not None for entry in row] for row in self.pattern])

@@ -10,7 +10,7 @@ import torch
 
 from leadfl_pl.attacks.backdoor import PatternBackdoor
 from leadfl_pl.attacks.base import Attack
-from leadfl_pl.core.errors import ConfigError, require_number
+from leadfl_pl.core.errors import ConfigError, require_numbers
 from leadfl_pl.core.values import AttackerView
 
 NUM_BARS = 4
@@ -63,8 +63,7 @@ class DBA(PatternBackdoor):
         high: float = 1.0,
     ) -> None:
         for key, value, least in (("size", size, 1), ("gap", gap, 0), ("shift", shift, 0)):
-            for entry in value:
-                require_number("DBA", key, entry, least=least, whole=True)
+            require_numbers("DBA", key, value, least=least, length=2)
         self.size, self.gap, self.shift = size, gap, shift
         mask = torch.zeros(2 * size[0] + gap[0], 2 * size[1] + gap[1], dtype=torch.bool)
         for j in range(NUM_BARS):

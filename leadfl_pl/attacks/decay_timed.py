@@ -63,10 +63,10 @@ class DecayTimed(AttackWrapper):
     def __init__(self, attack: Attack, threshold: float = 0.5) -> None:
         super().__init__(attack)
         require_number("DecayTimed", "threshold", threshold, least=0, most=1)
-        name = type(attack).__name__
-        if not overrides(attack, "trigger"):
+        name = type(self.attack).__name__
+        if not overrides(self.attack, "trigger"):
             raise ConfigError(f"DecayTimed: attack must have a trigger, got attack = {name}")
-        if overrides(attack, "corrupt"):
+        if overrides(self.attack, "corrupt"):
             raise ConfigError(
                 "DecayTimed: attack must act on data only, because honest rounds would be "
                 f"corrupted as well, got attack = {name}"

@@ -18,7 +18,7 @@ class WithinHonestSpread(AttackWrapper):
     :math:`\mu` of the honest updates and :math:`\rho` the largest, or mean, distance of an honest
     update from it. The attackers know the honest updates of the round. This is projected descent
     on the attack's loss with *one* projection, at the end of local training: the local steps
-    themselves are not constrained. With one honest client the attackers send a copy of his update;
+    themselves are not constrained. With one honest client the attackers send a copy of its update;
     in a round without any there is nothing to hide among and the update is left as it is.
 
     Args:

@@ -63,6 +63,17 @@ def require_number(
     raise ConfigError(f"{owner}: {key} must be {wanted}, got {key} = {value}")
 
 
+def require_numbers(
+    owner: str, key: str, values: Any, *, least: float, length: int | None = None
+) -> None:
+    """Raises :class:`ConfigError` unless ``values`` are whole numbers, ``length`` of them."""
+    if not isinstance(values, Sequence) or len(values) != (length or len(values)):
+        number = f"{length} " if length else ""
+        raise ConfigError(f"{owner}: {key} must be {number}whole numbers, got {key} = {values}")
+    for value in values:
+        require_number(owner, key, value, least=least, whole=True)
+
+
 def require_tensor(
     demand: str, value: object, shape: Sequence[int | str], *dtypes: torch.dtype
 ) -> None:

@@ -106,6 +106,8 @@ NULLS = [[None, None], [None, None]]
         ({"low": -1e30}, r"low must be >= -1000000, got low = -1e\+30"),
         ({"position": (3, -1)}, "position must be >= 0, got position = -1"),
         ({"pattern": NULLS}, "not all of them null, got pattern = .*None, None"),
+        ({"position": None}, "position must be 2 whole numbers, got position = None"),
+        ({"pattern": None}, r"got pattern = \[\]"),
         ({"pattern": []}, r"got pattern = \[\]"),
         ({"pattern": [[1], [1, 0]]}, r"rows of one length .* got pattern = \[\[1\], \[1, 0\]\]"),
         ({"pattern": [[1, float("nan")]]}, r"got pattern = \[\[1, nan\]\]"),

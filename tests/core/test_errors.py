@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from leadfl_pl import ConfigError
-from leadfl_pl.core.errors import require_number, require_tensor
+from leadfl_pl.core.errors import require_number, require_numbers, require_tensor
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,21 @@ def test_the_bound_that_is_passed_is_named(bounds, inside, outside, wanted: str)
     require_number("A", "k", inside, **bounds)
     with pytest.raises(ConfigError, match=f"A: k must be {wanted}, got k = "):
         require_number("A", "k", outside, **bounds)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (None, "k must be 2 whole numbers, got k = None"),
+        (3, "k must be 2 whole numbers, got k = 3"),
+        ([1, 2, 3], r"k must be 2 whole numbers, got k = \[1, 2, 3\]"),
+        ([1, 2.5], "k must be a whole number, got k = 2.5"),
+        ((1, -1), "k must be >= 0, got k = -1"),
+    ],
+)
+def test_a_pair_is_two_whole_numbers(values: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"A: {message}"):
+        require_numbers("A", "k", values, least=0, length=2)
 
 
 def test_numpys_numbers_are_numbers() -> None:
