@@ -41,7 +41,7 @@ def read_sweep(path: Path) -> dict[str, Any]:
         sweep = yaml.safe_load(path.read_text())
     except OSError as error:
         raise ConfigError(f"cannot read the sweep {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path} must be YAML: {' '.join(str(error).split())}") from error
     if not isinstance(sweep, dict):
         got = "nothing" if sweep is None else type(sweep).__name__
@@ -138,7 +138,7 @@ def folder_name(label: str, point: Point) -> str:
     safe = re.sub(r"[^\w.,=+-]+", "_", label, flags=re.ASCII)[:100]
     if safe == label and label.count("=") == len(point):
         return label
-    return f"{safe}-{sha256(' '.join(flags(point)).encode()).hexdigest()[:8]}"
+    return f"{safe}-{sha256(shlex.join(flags(point)).encode()).hexdigest()[:8]}"
 
 
 def run_sweep(path: Path, output: Path, extra: list[str]) -> list[tuple[str, Run]]:

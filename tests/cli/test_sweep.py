@@ -182,6 +182,7 @@ GRID = {"method": "grid", "parameters": {"a": {"values": [1]}}, "program": "prog
         ("[1]", "sweep.yaml must be a mapping with method and parameters, got list"),
         ("3", "sweep.yaml must be a mapping with method and parameters, got int"),
         ("a: [", "sweep.yaml must be YAML: while parsing"),
+        ("a: 2020-13-01", "sweep.yaml must be YAML: month must be in 1..12"),
         (GRID | {"method": "bayes"}, "method must be grid without a server, got bayes"),
         ({"method": "grid"}, "parameters must be a mapping of keys to values, got None"),
         (GRID | {"parameters": [1]}, "parameters must be a mapping of keys to values, got [1]"),
