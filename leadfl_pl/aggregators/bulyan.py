@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from leadfl_pl.aggregators.base import Aggregator, MeanOfSelected, require_byzantine, require_count
+from leadfl_pl.aggregators.base import Aggregator, require_byzantine, require_count
 from leadfl_pl.aggregators.order_statistics import middle, over_sorted
 from leadfl_pl.core.distances import krum_scores, squared_distances
 from leadfl_pl.core.errors import ConfigError
@@ -75,7 +75,7 @@ def mean_around_median(values: Tensor, beta: int) -> Tensor:
     return torch.where(inside, values, 0.0).sum(dim=1) / beta
 
 
-class ReleasedBulyan(MeanOfSelected):
+class ReleasedBulyan(Aggregator):
     """The rule called ``bulyan`` in the released LeadFL code: the mean of Krum ranks 2 to 4.
 
     Args:
@@ -103,3 +103,6 @@ class ReleasedBulyan(MeanOfSelected):
     def select(self, updates: Tensor) -> Tensor:
         scores = krum_scores(squared_distances(updates), self.neighbours)
         return scores.argsort(stable=True)[1:4]
+
+    def combine(self, updates: Tensor, weights: Tensor) -> Tensor:
+        return updates.mean(dim=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from leadfl_pl.aggregators.base import Aggregated, Aggregator
+from leadfl_pl.aggregators.base import Aggregated, Aggregator, require_non_negative
 from leadfl_pl.core.distances import gram
 from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.core.values import ServerContext
@@ -63,8 +63,7 @@ class FLAME(Aggregator):
 
     def __init__(self, noise: float = 0.001) -> None:
         super().__init__()
-        if not 0 <= noise < float("inf"):
-            raise ConfigError(f"FLAME: noise must be >= 0, got noise = {noise}")
+        require_non_negative("FLAME", "noise", noise)
         self.noise = noise
 
     def check(self, n: int) -> None:
@@ -87,4 +86,5 @@ class FLAME(Aggregator):
     def _select(self, products: Tensor) -> Tensor:
         norms = products.diagonal().sqrt()
         cosines = (products / (norms[:, None] * norms)).nan_to_num(nan=0.0)  # a zero update
-        return main_cluster((1 - cosines).clamp_min(0.0).fill_diagonal_(0.0))
+        # parallel updates are apart by rounding alone, which HDBSCAN would take for a distance
+        return main_cluster((1 - cosines).clamp_min(0.0).fill_diagonal_(0.0).round(decimals=12))

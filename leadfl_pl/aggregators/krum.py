@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from leadfl_pl.aggregators.base import MeanOfSelected, require_byzantine, require_count
+from leadfl_pl.aggregators.base import Aggregator, require_byzantine, require_count
 from leadfl_pl.core.distances import krum_scores, squared_distances
 from leadfl_pl.core.errors import ConfigError
 
 
-class MultiKrum(MeanOfSelected):
+class MultiKrum(Aggregator):
     r"""Multi-Krum: the mean of the m updates with the smallest scores.
 
     :math:`s(i) = \sum_{j \to i} \lVert \delta_i - \delta_j \rVert^2` over the n - f - 2 nearest
@@ -53,6 +53,9 @@ class MultiKrum(MeanOfSelected):
         n = updates.shape[0]
         scores = krum_scores(squared_distances(updates), n - self.f - 2)
         return scores.argsort(stable=True)[: n - self.f if self.m is None else self.m]
+
+    def combine(self, updates: Tensor, weights: Tensor) -> Tensor:
+        return updates.mean(dim=0)
 
 
 class Krum(MultiKrum):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from leadfl_pl.aggregators.base import require_count
@@ -14,6 +13,7 @@ from leadfl_pl.core.errors import ConfigError
 class NearestNeighborMixing(PreStep):
     """NNM: replaces each update by the mean of the n - f updates nearest to it, itself included.
 
+    >>> import torch
     >>> NearestNeighborMixing(f=1)(torch.tensor([[0.0], [1.0], [5.0]]))
     tensor([[0.5000],
             [0.5000],
@@ -45,6 +45,5 @@ class NearestNeighborMixing(PreStep):
     def forward(self, updates: Tensor) -> Tensor:
         kept = len(updates) - self.f
         nearest = squared_distances(updates).argsort(dim=1, stable=True)[:, :kept]
-        mixing = torch.zeros(len(updates), len(updates), device=updates.device)
-        mixing.scatter_(1, nearest, 1 / kept)
-        return mixing.to(updates) @ updates
+        mixing = updates.new_zeros(len(updates), len(updates)).scatter_(1, nearest, 1 / kept)
+        return mixing @ updates

@@ -5,7 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from leadfl_pl.aggregators.base import Aggregator, require_count, require_positive
+from leadfl_pl.aggregators.base import (
+    Aggregator,
+    require_count,
+    require_non_negative,
+    require_positive,
+)
 from leadfl_pl.core.distances import row_norms
 from leadfl_pl.core.errors import ConfigError
 
@@ -41,8 +46,7 @@ class SparseFed(Aggregator):
         super().__init__()
         require_count("SparseFed", "k", k, 1)
         require_positive("SparseFed", "clip", clip)
-        if not 0 <= momentum < 1:
-            raise ConfigError(f"SparseFed: momentum must be in [0, 1), got momentum = {momentum}")
+        require_non_negative("SparseFed", "momentum", momentum, below=1)
         self.k = k
         self.clip = clip
         self.momentum = momentum

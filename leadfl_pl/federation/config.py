@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from leadfl_pl.aggregators import Aggregator
-from leadfl_pl.aggregators.validation import reject, warn_rejected
+from leadfl_pl.aggregators.validation import well_formed
 from leadfl_pl.attacks import Attack
 from leadfl_pl.core.errors import ConfigError, require_choice
 from leadfl_pl.core.rng import generator
@@ -153,31 +153,8 @@ class Federation:
     def receive(
         self, updates: list[ClientUpdate], round: int, d: int, b: int
     ) -> list[ClientUpdate]:
-        """The well-formed updates; warns of every other one by its client and what is wrong.
-
-        Rejected are: a delta or buffers of another shape than (d,) and (b,), entries that are not
-        finite, a norm whose square overflows float32, no examples, and a second update of a client.
-        """
-        received: list[ClientUpdate] = []
-        for update in updates:
-            fault = None
-            if update.client_id in {u.client_id for u in received}:
-                fault = "it is the second one of this client"
-            for name, found, length in (("delta", update.delta, d), ("buffers", update.buffers, b)):
-                if found.shape != (length,):
-                    fault = f"its {name} has shape {tuple(found.shape)}, not ({length},)"
-            if fault is None:
-                received.append(update)
-            else:
-                warn_rejected(f"client {update.client_id} in round {round}", fault)
-        for part in ("delta", "buffers"):
-            if received:
-                rows = torch.stack([getattr(u, part) for u in received])
-                weights = torch.tensor([float(u.num_examples) for u in received])
-                names = [f"client {u.client_id} in round {round}" for u in received]
-                keep = reject(rows, weights, names)
-                received = [received[i] for i in keep]
-        return received
+        """The well-formed updates, see :func:`well_formed`."""
+        return well_formed(updates, round, d, b)
 
     def server_context(
         self, round: int, root_update: Tensor | None, device: torch.device
