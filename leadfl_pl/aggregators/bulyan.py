@@ -18,6 +18,9 @@ class Bulyan(Aggregator):
     max(1, remaining - f - 2) neighbours. Then each coordinate is the mean of the beta =
     theta - 2f values nearest to the coordinate's median.
 
+    >>> Bulyan(f=1)(torch.tensor([[0.0], [1.0], [2.0], [4.0], [7.0], [8.0], [90.0]]))
+    tensor([1.])
+
     Args:
         f: number of Byzantine updates assumed in a round; the rule needs n >= 4f + 3.
 
@@ -77,6 +80,9 @@ def mean_around_median(values: Tensor, beta: int) -> Tensor:
 
 class ReleasedBulyan(Aggregator):
     """The rule called ``bulyan`` in the released LeadFL code: the mean of Krum ranks 2 to 4.
+
+    >>> ReleasedBulyan()(torch.tensor([[0.0], [1.0], [2.0], [4.0], [7.0], [8.0], [90.0]]))
+    tensor([4.3333])
 
     Args:
         neighbours: how many *other* updates a score sums over, 6 in the released code.

@@ -51,5 +51,5 @@ class FLTrust(Aggregator):
         cosines = inner_products(updates, root) / (norms * root_norm)
         trust = cosines.nan_to_num_(nan=0.0).relu_()  # a zero update has no direction
         scaled = trust * root_norm / (norms * trust.sum())
-        weight = torch.where(trust > 0, scaled, 0.0)
-        return Aggregated(torch.mv(updates.T, weight.to(updates)), trust.nonzero().squeeze(1))
+        shares = torch.where(trust > 0, scaled, 0.0)
+        return Aggregated(torch.mv(updates.T, shares.to(updates)), trust.nonzero().squeeze(1))

@@ -15,6 +15,10 @@ class MultiKrum(Aggregator):
     :math:`s(i) = \sum_{j \to i} \lVert \delta_i - \delta_j \rVert^2` over the n - f - 2 nearest
     *other* updates. Ties go to the earlier row.
 
+    >>> import torch
+    >>> MultiKrum(f=1, m=2)(torch.tensor([[0.0], [1.0], [2.0], [4.0], [90.0]]))
+    tensor([0.5000])
+
     Args:
         f: number of Byzantine updates assumed in a round; the rule needs n >= 2f + 3.
         m: number of updates averaged, 1 <= m <= n - f; n - f if not given.
@@ -61,8 +65,15 @@ class MultiKrum(Aggregator):
 class Krum(MultiKrum):
     """Krum: the one update with the smallest score, i.e. Multi-Krum with m = 1.
 
+    >>> import torch
+    >>> Krum(f=1)(torch.tensor([[0.0], [1.0], [2.0], [4.0], [90.0]]))
+    tensor([1.])
+
     Args:
         f: number of Byzantine updates assumed in a round; the rule needs n >= 2f + 3.
+
+    Raises:
+        ConfigError: n < 2f + 3.
 
     References:
         Blanchard et al. 2017, see :class:`MultiKrum`.

@@ -30,7 +30,7 @@ class PreAggregation(Aggregator):
 
     Args:
         steps: one or more, applied from the first to the last.
-        rule: any rule; it keeps its needs of n, its root data set and its memory.
+        rule: any rule; it keeps its memory and gets its root update.
 
     Raises:
         ConfigError: no step; a step or the rule needs more updates.
