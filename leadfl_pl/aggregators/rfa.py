@@ -20,7 +20,8 @@ def geometric_median(
     r"""Weights (n,) of the points in their geometric median, float64.
 
     The point :math:`z = \sum_c w_c x_c` that minimises
-    :math:`F(z) = \sum_c \alpha_c \lVert x_c - z \rVert`. Its weights are
+    :math:`F(z) = \sum_c \alpha_c \lVert x_c - z \rVert`, where a distance r below nu counts as
+    :math:`r^2 / 2\nu + \nu / 2`. Its weights are
     :math:`w_c \propto b_c = \alpha_c / \max(\nu, \lVert x_c - z \rVert)`, so the gradient
     :math:`\sum_c b_c (z - x_c)` is a sum of vectors no longer than :math:`\alpha_c`: it says by
     which share the pulls of the points are out of balance, whatever their scale.
@@ -42,8 +43,8 @@ def geometric_median(
     """
     weights = shares = shares.double()
     for _ in range(max_iterations):
-        start = gram(points, about=weights).cpu(), weights.cpu(), shares.cpu()
-        weights = minimise(*start, nu).to(shares)
+        products = gram(points, about=weights)
+        weights = minimise(products.cpu(), shares.cpu(), nu).to(shares.device)
         distances = row_norms(points, about=weights).clamp_min_(nu)
         closeness = shares / distances
         previous, weights = weights, closeness / closeness.sum()
@@ -60,17 +61,16 @@ def geometric_median(
     return weights
 
 
-def minimise(products: Tensor, weights: Tensor, shares: Tensor, nu: float) -> Tensor:
+def minimise(products: Tensor, shares: Tensor, nu: float) -> Tensor:
     r"""Weights (n,) of the rows in their geometric median, up to rounding.
 
-    A damped Newton method. With :math:`u_c` the unit vector from z to row c and
-    :math:`h_c = b_c` (0 within nu), the Hessian is
+    A damped Newton method, from z or from the best row. With :math:`u_c` the unit vector from z to
+    row c and :math:`h_c = b_c` (0 within nu), the Hessian is
     :math:`\sum_c b_c I - \sum_c h_c u_c u_c^\top`. Weiszfeld's step keeps its first part alone. It
     never raises F, and is taken wherever no part of Newton's step is better.
 
     Args:
         products: (n, n) inner products of the rows less z.
-        weights: (n,) of the rows in z, where it starts, or at the best row if that is better.
         shares: alpha (n,), summing to 1.
         nu: distances below it count as nu.
     """
@@ -79,7 +79,6 @@ def minimise(products: Tensor, weights: Tensor, shares: Tensor, nu: float) -> Te
     objectives = between @ shares
     best = int(objectives.argmin())
     if objectives[best] < squares.sqrt() @ shares:
-        weights = torch.zeros_like(weights).index_fill_(0, torch.tensor(best), 1.0)
         row = products[best]
         products = products - row - row[:, None] + row[best]
     for _ in range(MOST_STEPS):
@@ -100,9 +99,8 @@ def minimise(products: Tensor, weights: Tensor, shares: Tensor, nu: float) -> Te
         taken = int(changes.nan_to_num(nan=float("inf")).argmin())
         if not -changes[taken] > 1e-14 * lengths[taken].clamp_min(0.0).sqrt():  # rounding
             break
-        step, inner = steps[taken], along[taken]
-        weights = weights + step - step.sum() * weights
-        products = products - inner - inner[:, None] + lengths[taken]
+        inner = along[taken]
+        products = products - inner - inner[:, None] + lengths[taken]  # of the rows less the new z
     closeness = shares / products.diagonal().clamp_min(0.0).sqrt().clamp_min(nu)
     return closeness / closeness.sum()
 
