@@ -209,13 +209,14 @@ class ReleasedSchedule(Schedule):
     def sample(self, population: Population, round: int, count: int | None) -> list[int]:
         state = np.random.RandomState(round + 100)
         n = population.clients_per_round
-        drawn = state.choice(population.num_clients, n, replace=False).tolist()
+        drawn: list[int] = state.choice(population.num_clients, n, replace=False).tolist()
         if count is None:
             return drawn
         malicious = self.draw_malicious(population)
         benign = sorted(set(range(population.num_clients)) - set(malicious))
-        picked = state.choice(benign, n - count, replace=False).tolist()
-        return picked + state.choice(malicious, count, replace=False).tolist()
+        picked: list[int] = state.choice(benign, n - count, replace=False).tolist()
+        picked += state.choice(malicious, count, replace=False).tolist()
+        return picked
 
 
 def require_clients(method: str, ids: Sequence[int], count: int, num_clients: int) -> None:

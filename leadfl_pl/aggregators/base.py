@@ -1,25 +1,24 @@
-"""The seam of the server-side rules, and the plain mean."""
+"""The base class of the server-side rules, what is checked of them, and the plain mean."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from leadfl_pl.aggregators.validation import reject
-from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.errors import ConfigError, summarise
 from leadfl_pl.core.values import ServerContext
-
-LARGE = 1 << 24  # entries of a stack that is not copied without need
 
 
 class Aggregated(NamedTuple):
-    """What a rule makes of a round's updates."""
+    """The result of a rule."""
 
     delta: Tensor  # (d,)
-    selected: Tensor  # (m,) indices of the updates that it used
+    selected: Tensor  # (m,) int64, the rows that it used, each once
 
 
 class Aggregator(nn.Module):
@@ -52,10 +51,11 @@ class Aggregator(nn.Module):
 
     def aggregate(self, updates: Tensor, weights: Tensor, server: ServerContext) -> Aggregated:
         """Selects, then combines; all updates are finite and as many as :meth:`check` asks for."""
-        index = self.select(updates)
-        if type(self).select is not Aggregator.select:  # else spare the copy
-            updates, weights = updates[index], weights[index]
-        return Aggregated(self.combine(updates, weights), index)
+        selected = self.select(updates)
+        if type(self).select is not Aggregator.select:  # else all of them, not worth a copy
+            check_selected(self, selected, len(updates))
+            updates, weights = updates[selected], weights[selected]
+        return Aggregated(self.combine(updates, weights), selected)
 
     def forward(
         self,
@@ -63,7 +63,7 @@ class Aggregator(nn.Module):
         weights: Tensor | None = None,
         server: ServerContext | None = None,
     ) -> Tensor:
-        """One update (d,), in the dtype of the updates, after malformed ones were rejected.
+        """One update (d,), in the dtype of the updates; malformed ones are left out first.
 
         Args:
             updates: (n, d), one row for each client of the cohort. Rows that are not finite, or
@@ -74,7 +74,8 @@ class Aggregator(nn.Module):
             server: noise and root update, for the rules that use them.
 
         Raises:
-            ConfigError: the rule needs more updates than there are, or than are left.
+            ConfigError: the rule needs more updates than there are, or than are left; it selects
+                or returns something else than it must.
             ValueError: the shapes are wrong.
         """
         if updates.ndim != 2:
@@ -91,8 +92,8 @@ class Aggregator(nn.Module):
         self.check_size(updates.shape[1])
         if len(keep) < len(updates):
             updates, weights = updates[keep], weights[keep]
-        found = self.aggregate(updates.to(dtype), weights.to(dtype), server or ServerContext())
-        return found.delta.to(updates.dtype)
+        result = self.aggregate(updates.to(dtype), weights.to(dtype), server or ServerContext())
+        return check_aggregated(self, result, *updates.shape).delta.to(updates.dtype)
 
     def check_enough(self, n: int, received: int) -> None:
         """:meth:`check` on the ``n`` updates that are left of ``received``."""
@@ -117,22 +118,11 @@ class Aggregator(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
-class MeanOfSelected(Aggregator):
-    """Base of the rules that select updates and average them."""
-
-    def combine(self, updates: Tensor, weights: Tensor) -> Tensor:
-        return updates.mean(dim=0)
-
-    def aggregate(self, updates: Tensor, weights: Tensor, server: ServerContext) -> Aggregated:
-        if updates.numel() < LARGE:
-            return super().aggregate(updates, weights, server)
-        index = self.select(updates)  # a copy of the selected rows would cost more than the mean
-        share = updates.new_zeros(len(updates)).index_fill_(0, index, 1 / len(index))
-        return Aggregated(torch.mv(updates.T, share), index)
-
-
 class FedAvg(Aggregator):
-    """FedAvg: the mean of the updates, weighted by numbers of examples.
+    r"""FedAvg: the mean of the updates, weighted by numbers of examples.
+
+    :math:`\sum_c N_c \delta_c / \sum_c N_c` for updates :math:`\delta_c`, (d,) each, from
+    :math:`N_c` examples.
 
     >>> FedAvg()(torch.tensor([[1.0], [4.0]]), torch.tensor([2.0, 1.0]))
     tensor([2.])
@@ -147,21 +137,49 @@ class FedAvg(Aggregator):
         return weights / weights.sum() @ updates
 
 
+def check_aggregated(rule: Aggregator, result: object, n: int, d: int) -> Aggregated:
+    """``result`` of the rule for updates (n, d), whose entries need not be finite.
+
+    >>> check_aggregated(FedAvg(), Aggregated(torch.ones(2), torch.tensor([0, 7])), n=3, d=2)
+    Traceback (most recent call last):
+    leadfl_pl.core.errors.ConfigError: FedAvg.select() must give indices in 0 .. 2, got 0 .. 7
+
+    Raises:
+        ConfigError: it is no :class:`Aggregated`, its delta no tensor (d,) of floating dtype, or
+            its selected no tensor (m,) of distinct int64 in 0 .. n - 1; names class and method.
+    """
+    plain = type(rule).aggregate is Aggregator.aggregate
+    if not isinstance(result, Aggregated):
+        raise ConfigError(
+            f"{type(rule).__name__}.aggregate() must give an Aggregated(delta, selected), "
+            f"got {summarise(result)}"
+        )
+    delta: object = result.delta
+    if not (isinstance(delta, Tensor) and delta.is_floating_point() and delta.shape == (d,)):
+        raise ConfigError(
+            f"{type(rule).__name__}.{'combine' if plain else 'aggregate'}() must give an update of "
+            f"shape ({d},) and floating dtype, got {summarise(delta)}"
+        )
+    check_selected(rule, result.selected, n)
+    return result
+
+
+def check_selected(rule: Aggregator, selected: object, n: int) -> None:
+    """Raises :class:`ConfigError` unless ``selected`` are distinct int64 (m,) in 0 .. n - 1."""
+    plain = type(rule).aggregate is Aggregator.aggregate
+    must = f"{type(rule).__name__}.{'select' if plain else 'aggregate'}() must give indices"
+    if not (isinstance(selected, Tensor) and selected.dtype == torch.int64 and selected.ndim == 1):
+        raise ConfigError(f"{must} of shape (m,) and dtype int64, got {summarise(selected)}")
+    chosen = sorted(selected.tolist())
+    if chosen and not 0 <= chosen[0] <= chosen[-1] < n:
+        raise ConfigError(f"{must} in 0 .. {n - 1}, got {chosen[0]} .. {chosen[-1]}")
+    if repeated := [a for a, b in pairwise(chosen) if a == b]:
+        raise ConfigError(f"{must} without repetition, got {repeated[0]} more than once")
+
+
 def require_byzantine(owner: str, f: int, n: int, factor: int) -> None:
     """Raises unless n >= factor * f + 3, the bound of the Krum family."""
     if n < factor * f + 3:
         raise ConfigError(
             f"{owner} needs n >= {factor}f + 3 = {factor * f + 3} updates for f = {f}, got n = {n}"
         )
-
-
-def require_count(owner: str, name: str, value: int, least: int) -> None:
-    """Raises unless ``value >= least``."""
-    if value < least:
-        raise ConfigError(f"{owner}: {name} must be >= {least}, got {name} = {value}")
-
-
-def require_positive(owner: str, name: str, value: float) -> None:
-    """Raises unless ``value`` is a number in (0, inf)."""
-    if not 0 < value < float("inf"):
-        raise ConfigError(f"{owner}: {name} must be > 0, got {name} = {value}")

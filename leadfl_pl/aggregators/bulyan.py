@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from leadfl_pl.aggregators.base import Aggregator, MeanOfSelected, require_byzantine, require_count
+from leadfl_pl.aggregators.base import Aggregator, require_byzantine
 from leadfl_pl.aggregators.order_statistics import middle, over_sorted
 from leadfl_pl.core.distances import krum_scores, squared_distances
-from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.errors import ConfigError, require_number
 
 
 class Bulyan(Aggregator):
@@ -17,6 +17,9 @@ class Bulyan(Aggregator):
     Krum picks one update at a time from those that remain, each time over
     max(1, remaining - f - 2) neighbours. Then each coordinate is the mean of the beta =
     theta - 2f values nearest to the coordinate's median.
+
+    >>> Bulyan(f=1)(torch.tensor([[0.0], [1.0], [2.0], [4.0], [7.0], [8.0], [90.0]]))
+    tensor([1.])
 
     Args:
         f: number of Byzantine updates assumed in a round; the rule needs n >= 4f + 3.
@@ -34,7 +37,7 @@ class Bulyan(Aggregator):
 
     def __init__(self, f: int = 1) -> None:
         super().__init__()
-        require_count("Bulyan", "f", f, 0)
+        require_number("Bulyan", "f", f, least=0, whole=True)
         self.f = f
 
     def check(self, n: int) -> None:
@@ -75,8 +78,11 @@ def mean_around_median(values: Tensor, beta: int) -> Tensor:
     return torch.where(inside, values, 0.0).sum(dim=1) / beta
 
 
-class ReleasedBulyan(MeanOfSelected):
+class ReleasedBulyan(Aggregator):
     """The rule called ``bulyan`` in the released LeadFL code: the mean of Krum ranks 2 to 4.
+
+    >>> ReleasedBulyan()(torch.tensor([[0.0], [1.0], [2.0], [4.0], [7.0], [8.0], [90.0]]))
+    tensor([4.3333])
 
     Args:
         neighbours: how many *other* updates a score sums over, 6 in the released code.
@@ -90,7 +96,7 @@ class ReleasedBulyan(MeanOfSelected):
 
     def __init__(self, neighbours: int = 6) -> None:
         super().__init__()
-        require_count("ReleasedBulyan", "neighbours", neighbours, 3)
+        require_number("ReleasedBulyan", "neighbours", neighbours, least=3, whole=True)
         self.neighbours = neighbours
 
     def check(self, n: int) -> None:
@@ -103,3 +109,6 @@ class ReleasedBulyan(MeanOfSelected):
     def select(self, updates: Tensor) -> Tensor:
         scores = krum_scores(squared_distances(updates), self.neighbours)
         return scores.argsort(stable=True)[1:4]
+
+    def combine(self, updates: Tensor, weights: Tensor) -> Tensor:
+        return updates.mean(dim=0)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from leadfl_pl.aggregators.base import Aggregated, Aggregator
 from leadfl_pl.core.distances import gram
-from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.errors import ConfigError, require_number
 from leadfl_pl.core.values import ServerContext
 
 
@@ -29,7 +29,7 @@ def main_cluster(distances: Tensor) -> Tensor:
         allow_single_cluster=True,
         copy=True,
     )
-    labels = torch.from_numpy(clustering.fit(distances.cpu().numpy()).labels_)
+    labels = torch.from_numpy(clustering.fit(distances.cpu().numpy()).labels_).to(distances.device)
     inside = labels == 0  # larger than half, so there is no second one
     return (inside if bool(inside.any()) else ~inside).nonzero().squeeze(1)
 
@@ -63,8 +63,7 @@ class FLAME(Aggregator):
 
     def __init__(self, noise: float = 0.001) -> None:
         super().__init__()
-        if not 0 <= noise < float("inf"):
-            raise ConfigError(f"FLAME: noise must be >= 0, got noise = {noise}")
+        require_number("FLAME", "noise", noise, least=0)
         self.noise = noise
 
     def check(self, n: int) -> None:
@@ -72,12 +71,12 @@ class FLAME(Aggregator):
             raise ConfigError(f"FLAME needs n >= 2 updates to cluster them, got n = {n}")
 
     def select(self, updates: Tensor) -> Tensor:
-        return self._select(gram(updates)).to(updates.device)
+        return self._select(gram(updates))
 
     def aggregate(self, updates: Tensor, weights: Tensor, server: ServerContext) -> Aggregated:
         products = gram(updates)
         norms = products.diagonal().sqrt()
-        selected = self._select(products).to(updates.device)
+        selected = self._select(products)
         bound = norms.quantile(0.5)  # S, the mean of the two middle ones for even n
         share = (bound / norms).clamp_max(1.0).nan_to_num(nan=1.0)[selected] / len(selected)
         mean = torch.mv(updates[selected].T, share.to(updates))
@@ -87,4 +86,6 @@ class FLAME(Aggregator):
     def _select(self, products: Tensor) -> Tensor:
         norms = products.diagonal().sqrt()
         cosines = (products / (norms[:, None] * norms)).nan_to_num(nan=0.0)  # a zero update
-        return main_cluster((1 - cosines).clamp_min(0.0).fill_diagonal_(0.0))
+        distances = (1 - cosines).clamp_min(0.0).fill_diagonal_(0.0)
+        # between parallel updates there is rounding alone, which HDBSCAN would take for a distance
+        return main_cluster(distances.round(decimals=12))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from leadfl_pl.aggregators.base import Aggregated, Aggregator, require_count
+from leadfl_pl.aggregators.base import Aggregated, Aggregator
 from leadfl_pl.core.distances import inner_products, row_norms
-from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.errors import ConfigError, require_number
 from leadfl_pl.core.values import ServerContext
 
 
@@ -40,7 +40,7 @@ class FLTrust(Aggregator):
 
     def __init__(self, root_size: int = 100) -> None:
         super().__init__()
-        require_count("FLTrust", "root_size", root_size, 1)
+        require_number("FLTrust", "root_size", root_size, least=1, whole=True)
         self.root_size = root_size
 
     def aggregate(self, updates: Tensor, weights: Tensor, server: ServerContext) -> Aggregated:
@@ -51,5 +51,5 @@ class FLTrust(Aggregator):
         cosines = inner_products(updates, root) / (norms * root_norm)
         trust = cosines.nan_to_num_(nan=0.0).relu_()  # a zero update has no direction
         scaled = trust * root_norm / (norms * trust.sum())
-        weight = torch.where(trust > 0, scaled, 0.0)
-        return Aggregated(torch.mv(updates.T, weight.to(updates)), trust.nonzero().squeeze(1))
+        shares = torch.where(trust > 0, scaled, 0.0)
+        return Aggregated(torch.mv(updates.T, shares.to(updates)), trust.nonzero().squeeze(1))

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from leadfl_pl.aggregators.base import require_count
 from leadfl_pl.aggregators.pre_aggregation import PreStep
 from leadfl_pl.core.distances import squared_distances
-from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.errors import ConfigError, require_number
 
 
 class NearestNeighborMixing(PreStep):
     """NNM: replaces each update by the mean of the n - f updates nearest to it, itself included.
 
+    >>> import torch
     >>> NearestNeighborMixing(f=1)(torch.tensor([[0.0], [1.0], [5.0]]))
     tensor([[0.5000],
             [0.5000],
@@ -32,7 +31,7 @@ class NearestNeighborMixing(PreStep):
 
     def __init__(self, f: int = 1) -> None:
         super().__init__()
-        require_count("NearestNeighborMixing", "f", f, 0)
+        require_number("NearestNeighborMixing", "f", f, least=0, whole=True)
         self.f = f
 
     def check(self, n: int) -> None:
@@ -45,6 +44,5 @@ class NearestNeighborMixing(PreStep):
     def forward(self, updates: Tensor) -> Tensor:
         kept = len(updates) - self.f
         nearest = squared_distances(updates).argsort(dim=1, stable=True)[:, :kept]
-        mixing = torch.zeros(len(updates), len(updates), device=updates.device)
-        mixing.scatter_(1, nearest, 1 / kept)
-        return mixing.to(updates) @ updates
+        mixing = updates.new_zeros(len(updates), len(updates)).scatter_(1, nearest, 1 / kept)
+        return mixing @ updates

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from leadfl_pl.aggregators.base import require_positive
 from leadfl_pl.aggregators.pre_aggregation import PreStep
 from leadfl_pl.core.distances import row_norms
+from leadfl_pl.core.errors import require_number
 
 
 class NormClipping(PreStep):
@@ -31,7 +31,7 @@ class NormClipping(PreStep):
     def __init__(self, max_norm: float | None = None) -> None:
         super().__init__()
         if max_norm is not None:
-            require_positive("NormClipping", "max_norm", max_norm)
+            require_number("NormClipping", "max_norm", max_norm, above=0)
         self.max_norm = max_norm
 
     def forward(self, updates: Tensor) -> Tensor:

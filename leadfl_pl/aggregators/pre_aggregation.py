@@ -7,8 +7,8 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from leadfl_pl.aggregators.base import Aggregated, Aggregator
-from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.aggregators.base import Aggregated, Aggregator, check_aggregated
+from leadfl_pl.core.errors import ConfigError, summarise
 from leadfl_pl.core.values import ServerContext
 
 
@@ -30,7 +30,7 @@ class PreAggregation(Aggregator):
 
     Args:
         steps: one or more, applied from the first to the last.
-        rule: any rule; what it needs of n, root data or memory is its own affair.
+        rule: any rule; it keeps its memory and gets its root update.
 
     Raises:
         ConfigError: no step; a step or the rule needs more updates.
@@ -59,11 +59,18 @@ class PreAggregation(Aggregator):
     def transform(self, updates: Tensor) -> Tensor:
         """The updates (n, d) as the rule sees them."""
         for step in self.steps:
-            updates = step(updates)
+            transformed = step(updates)
+            if not isinstance(transformed, Tensor) or transformed.shape != updates.shape:
+                raise ConfigError(
+                    f"{type(step).__name__}.forward() must give updates of shape "
+                    f"{tuple(updates.shape)}, got {summarise(transformed)}"
+                )
+            updates = transformed
         return updates
 
     def select(self, updates: Tensor) -> Tensor:
         return self.rule.select(self.transform(updates))
 
     def aggregate(self, updates: Tensor, weights: Tensor, server: ServerContext) -> Aggregated:
-        return self.rule.aggregate(self.transform(updates), weights, server)
+        result = self.rule.aggregate(self.transform(updates), weights, server)
+        return check_aggregated(self.rule, result, *updates.shape)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from leadfl_pl.aggregators.base import Aggregator, require_count, require_positive
+from leadfl_pl.aggregators.base import (
+    Aggregator,
+)
 from leadfl_pl.core.distances import row_norms
-from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.errors import ConfigError, require_number
 
 
 class SparseFed(Aggregator):
@@ -39,10 +41,9 @@ class SparseFed(Aggregator):
 
     def __init__(self, k: int, clip: float = 1.0, momentum: float = 0.9) -> None:
         super().__init__()
-        require_count("SparseFed", "k", k, 1)
-        require_positive("SparseFed", "clip", clip)
-        if not 0 <= momentum < 1:
-            raise ConfigError(f"SparseFed: momentum must be in [0, 1), got momentum = {momentum}")
+        require_number("SparseFed", "k", k, least=1, whole=True)
+        require_number("SparseFed", "clip", clip, above=0)
+        require_number("SparseFed", "momentum", momentum, least=0, below=1)
         self.k = k
         self.clip = clip
         self.momentum = momentum

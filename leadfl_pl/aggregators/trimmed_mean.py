@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from leadfl_pl.aggregators.base import Aggregator
 from leadfl_pl.aggregators.order_statistics import over_sorted
-from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.errors import require_number
+
+
+def trimmed(beta: float, n: int) -> int:
+    r""":math:`\lfloor\beta n\rfloor` < n/2, for the decimal or fraction that was written.
+
+    >>> trimmed(0.29, 100), int(0.29 * 100)
+    (29, 28)
+    """
+    return min(math.floor(round(beta * n, 9)), (n - 1) // 2)
 
 
 class TrimmedMean(Aggregator):
@@ -33,11 +44,10 @@ class TrimmedMean(Aggregator):
 
     def __init__(self, beta: float = 0.2) -> None:
         super().__init__()
-        if not 0 <= beta < 0.5:
-            raise ConfigError(f"TrimmedMean: beta must be in [0, 0.5), got beta = {beta}")
+        require_number("TrimmedMean", "beta", beta, least=0, below=0.5)
         self.beta = beta
 
     def combine(self, updates: Tensor, weights: Tensor) -> Tensor:
         n = len(updates)
-        cut = int(self.beta * n)
+        cut = trimmed(self.beta, n)
         return over_sorted(updates, lambda values: values[:, cut : n - cut].mean(dim=1))

@@ -1,4 +1,4 @@
-"""The door of every rule: malformed updates stop here, with a warning that names them."""
+"""Validation: malformed updates are left out of the aggregation, with a warning that names them."""
 
 from __future__ import annotations
 
@@ -20,39 +20,65 @@ class RejectedUpdate(UserWarning):
     """An update was left out of the aggregation."""
 
 
-def faults(updates: Tensor, weights: Tensor) -> list[str | None]:
-    """What is wrong with each row of (n, d), given its number of examples (n,); None: nothing.
+def well_formed(updates: Sequence[ClientUpdate], round: int, d: int, b: int) -> list[ClientUpdate]:
+    """The well-formed updates; warns of every other one by its client and what is wrong.
 
-    >>> faults(torch.tensor([[1.0], [float("nan")], [1e30]]), torch.tensor([5.0, 5.0, 5.0]))
-    [None, 'it has 1 entries that are not finite', 'its norm is beyond 1.8e+19']
+    Rejected are: a delta or buffers of another shape than (d,) and (b,), entries that are not
+    finite, a norm whose square overflows float32, no examples, and a second update of a client.
     """
-    norms = torch.linalg.vector_norm(updates, dim=1)
-    found: list[str | None] = []
-    for i, (norm, weight) in enumerate(zip(norms.tolist(), weights.tolist(), strict=True)):
-        fault = None
-        if not norm <= LARGEST_NORM:  # NaN included
-            count = int((~updates[i].isfinite()).sum())
-            fault = f"its norm is beyond {LARGEST_NORM:.1e}"
-            if count:
-                fault = f"it has {count} entries that are not finite"
-        elif not 0 < weight < float("inf"):
-            fault = f"it is from {weight:g} examples"
-        found.append(fault)
-    return found
+    kept: list[ClientUpdate] = []
+    for update in updates:
+        fault = (
+            _shape_fault("delta", update.delta, d)
+            or _shape_fault("buffers", update.buffers, b)
+            or fault_of(update.delta, update.num_examples)
+            or fault_of(update.buffers, update.num_examples)
+        )
+        if update.client_id in {u.client_id for u in kept}:
+            fault = fault or "it is the second one of this client"
+        if _is_sound(f"client {update.client_id} in round {round}", fault):
+            kept.append(update)
+    return kept
 
 
 def reject(updates: Tensor, weights: Tensor, names: Sequence[str]) -> list[int]:
     """The rows of (n, d) that are well-formed; warns of every other one by its name."""
-    found = faults(updates, weights)
-    for name, fault in zip(names, found, strict=True):
-        if fault is not None:
-            warn_rejected(name, fault)
-    return [i for i, fault in enumerate(found) if fault is None]
+    rows = zip(updates, weights.tolist(), names, strict=True)
+    return [i for i, (u, count, name) in enumerate(rows) if _is_sound(name, fault_of(u, count))]
 
 
-def warn_rejected(name: str, fault: str) -> None:
-    """Says which update was left out, and why."""
-    warnings.warn(f"the update of {name} is rejected: {fault}", RejectedUpdate, stacklevel=2)
+def fault_of(vector: Tensor, num_examples: float) -> str | None:
+    """What is wrong with a vector (d,) from as many examples; None: nothing.
+
+    >>> fault_of(torch.tensor([1.0, float("nan")]), 5)
+    'it has 1 entries that are not finite'
+    >>> fault_of(torch.tensor([1e30]), 5)
+    'its norm is beyond 1.8e+19'
+    >>> fault_of(torch.tensor([1.0]), 0)
+    'it is from 0 examples'
+    """
+    if not torch.linalg.vector_norm(vector) <= LARGEST_NORM:  # NaN included
+        count = int((~vector.isfinite()).sum())
+        if count:
+            return f"it has {count} entries that are not finite"
+        return f"its norm is beyond {LARGEST_NORM:.1e}"
+    if not 0 < num_examples < float("inf"):
+        return f"it is from {num_examples:g} examples"
+    return None
+
+
+def _shape_fault(name: str, vector: Tensor, length: int) -> str | None:
+    if vector.shape != (length,):
+        return f"its {name} has shape {tuple(vector.shape)}, not ({length},)"
+    return None
+
+
+def _is_sound(name: str, fault: str | None) -> bool:
+    """Whether an update has no fault; else a warning says whose is left out, and why."""
+    if fault is not None:
+        message = f"the update of {name} is rejected: {fault}"
+        warnings.warn(message, RejectedUpdate, stacklevel=3)
+    return fault is None
 
 
 def stack_states(
@@ -72,19 +98,16 @@ def stack_states(
     >>> rows, clients
     (tensor([[1., 1.]]), [7])
     """
-    rows: list[Tensor] = []
-    clients: list[Client] = []
-    for client, state in states.items():
-        if (fault := _mismatch(state, like)) is not None:
-            warn_rejected(f"client {client}", fault)
-            continue
-        rows.append(torch.cat([state[key].detach().reshape(-1) for key in like]))
-        clients.append(client)
+    clients = [
+        client for client, state in states.items()
+        if _is_sound(f"client {client}", _state_fault(state, like))
+    ]  # fmt: skip
+    rows = [torch.cat([states[c][key].detach().reshape(-1) for key in like]) for c in clients]
     d = sum(t.numel() for t in like.values())
     return (torch.stack(rows) if rows else torch.empty(0, d)), clients
 
 
-def _mismatch(state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> str | None:
+def _state_fault(state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> str | None:
     if missing := [key for key in like if key not in state]:
         return f"it lacks {', '.join(missing)}"
     if extra := [key for key in state if key not in like]:
@@ -93,26 +116,3 @@ def _mismatch(state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> str | 
         if state[key].shape != tensor.shape:
             return f"{key} has shape {tuple(state[key].shape)}, not {tuple(tensor.shape)}"
     return None
-
-
-def well_formed(updates: list[ClientUpdate], round: int, d: int, b: int) -> list[ClientUpdate]:
-    received: list[ClientUpdate] = []
-    for update in updates:
-        fault = None
-        if update.client_id in {u.client_id for u in received}:
-            fault = "it is the second one of this client"
-        for name, found, length in (("delta", update.delta, d), ("buffers", update.buffers, b)):
-            if found.shape != (length,):
-                fault = f"its {name} has shape {tuple(found.shape)}, not ({length},)"
-        if fault is None:
-            received.append(update)
-        else:
-            warn_rejected(f"client {update.client_id} in round {round}", fault)
-    for part in ("delta", "buffers"):
-        if received:
-            rows = torch.stack([getattr(u, part) for u in received])
-            weights = torch.tensor([float(u.num_examples) for u in received])
-            names = [f"client {u.client_id} in round {round}" for u in received]
-            keep = reject(rows, weights, names)
-            received = [received[i] for i in keep]
-    return received

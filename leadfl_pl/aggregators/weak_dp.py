@@ -5,9 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from leadfl_pl.aggregators.base import Aggregated, Aggregator, require_positive
+from leadfl_pl.aggregators.base import (
+    Aggregated,
+    Aggregator,
+)
 from leadfl_pl.core.distances import row_norms
-from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.errors import require_number
 from leadfl_pl.core.values import ServerContext
 
 
@@ -35,9 +38,8 @@ class WeakDP(Aggregator):
 
     def __init__(self, max_norm: float = 1.0, noise: float = 0.001) -> None:
         super().__init__()
-        require_positive("WeakDP", "max_norm", max_norm)
-        if not 0 <= noise < float("inf"):
-            raise ConfigError(f"WeakDP: noise must be >= 0, got noise = {noise}")
+        require_number("WeakDP", "max_norm", max_norm, above=0)
+        require_number("WeakDP", "noise", noise, least=0)
         self.max_norm = max_norm
         self.noise = noise
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 from leadfl_pl.cli import init, report, sweep
 from leadfl_pl.cli.federated import run
@@ -17,7 +18,12 @@ HELP = """usage: leadfl-pl SUBCOMMAND ..., python cli.py SUBCOMMAND ...
   report    compares runs in one table and one figure
 
 leadfl-pl SUBCOMMAND --help says more of each."""
-FIT, TOOLS = ("fit", "validate", "test"), {"init": init, "sweep": sweep, "report": report}
+FIT = ("fit", "validate", "test")
+TOOLS: dict[str, Callable[[list[str]], int]] = {
+    "init": init.main,
+    "sweep": sweep.main,
+    "report": report.main,
+}
 
 
 def main(args: list[str] | None = None) -> int:
@@ -28,7 +34,7 @@ def main(args: list[str] | None = None) -> int:
         print(HELP)
         return 0
     if name in TOOLS:
-        return TOOLS[name].main(args[1:])
+        return TOOLS[name](args[1:])
     if name not in FIT:
         known = ", ".join([*FIT, *TOOLS])
         print(f"error: SUBCOMMAND must be one of {known}, got {name}", file=sys.stderr)

@@ -38,7 +38,8 @@ class OneLineParser(LightningArgumentParser):
 
     def parse_object(self, *args: Any, **kwargs: Any) -> Namespace:
         with _separate_settings():
-            return super().parse_object(*args, **kwargs)
+            config: Namespace = super().parse_object(*args, **kwargs)
+            return config
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # a nested parser: the outermost one reports

@@ -2,24 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 EXACT_WORK = 1 << 27  # pairs x coordinates up to which differences are taken one by one
-BLOCK = 1 << 12  # columns at a time: a block of float64 rows stays in the cache
+BLOCK = 1 << 12  # coordinates at a time: no float64 copy of all the rows, and a block is cached
 NEAR = 1e-6  # squared distances this small beside the rows' norms are taken from differences
 
 
-def gram(rows: Tensor, centred: bool = False) -> Tensor:
-    """Inner products (n, n) of the rows of (n, d), less their mean if ``centred``, in float64."""
-    n = len(rows)
-    products = torch.zeros(n, n, dtype=torch.float64, device=rows.device)
+def _blocks(rows: Tensor, about: Tensor | None) -> Iterator[Tensor]:
+    """Blocks (n, c) of the rows of (n, d) in float64, less ``about @ rows`` if given."""
     for block in rows.split(BLOCK, dim=1):
         block = block.double()
-        if centred:
-            block = block - block.mean(dim=0)
+        yield block if about is None else block - about @ block
+
+
+def gram(rows: Tensor, about: Tensor | None = None) -> Tensor:
+    """Inner products (n, n) of the rows of (n, d), in float64.
+
+    Args:
+        rows: (n, d).
+        about: weights (n,) of the rows, float64; their sum with these weights is subtracted from
+            each row first. The origin stays where it is if not given.
+
+    >>> gram(torch.tensor([[0.0, 2.0], [4.0, 0.0]]), about=torch.tensor([0.5, 0.5]).double())
+    tensor([[ 5., -5.],
+            [-5.,  5.]], dtype=torch.float64)
+    """
+    products = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
+    for block in _blocks(rows, about):
         products.addmm_(block, block.T)
     return products
+
+
+def row_norms(rows: Tensor, about: Tensor | None = None) -> Tensor:
+    """L2 norms (n,) of the rows of (n, d), in float64; ``about`` as in :func:`gram`.
+
+    >>> row_norms(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+    tensor([5., 0.], dtype=torch.float64)
+    """
+    squares = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+    for block in _blocks(rows, about):
+        squares += block.square().sum(dim=1)
+    return squares.sqrt_()
 
 
 def inner_products(rows: Tensor, vector: Tensor) -> Tensor:
@@ -30,23 +57,6 @@ def inner_products(rows: Tensor, vector: Tensor) -> Tensor:
     return total
 
 
-def row_norms(rows: Tensor) -> Tensor:
-    """L2 norms (n,) of the rows of (n, d), in float64."""
-    total = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
-    for block in rows.split(BLOCK, dim=1):
-        total += block.double().square().sum(dim=1)
-    return total.sqrt_()
-
-
-def distances_to_combination(rows: Tensor, weights: Tensor) -> Tensor:
-    """Distances (n,) of the rows of (n, d) to their sum with ``weights`` (n,), in float64."""
-    total = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
-    for block in rows.split(BLOCK, dim=1):
-        block = block.double()
-        total += (block - weights @ block).square_().sum(dim=1)
-    return total.sqrt_()
-
-
 def squared_distances(updates: Tensor) -> Tensor:
     """Squared Euclidean distances (n, n) between the rows of (n, d), in float64.
 
@@ -54,6 +64,10 @@ def squared_distances(updates: Tensor) -> Tensor:
     mean, and from differences where two rows lie so close that those would cancel. Either way a
     distance is right to a relative error of 1e-9, does not move when the same vector is added to
     every row, and is exactly 0 between identical rows.
+
+    >>> squared_distances(torch.tensor([[0.0, 0.0], [3.0, 4.0]]))
+    tensor([[ 0., 25.],
+            [25.,  0.]], dtype=torch.float64)
     """
     n, d = updates.shape
     if n * n * d // 2 <= EXACT_WORK:
@@ -61,7 +75,7 @@ def squared_distances(updates: Tensor) -> Tensor:
         distances = updates.new_zeros(n, n, dtype=torch.float64)
         distances[row, column] = torch.nn.functional.pdist(updates.double()).square()
         return distances + distances.T
-    products = gram(updates, centred=True)
+    products = gram(updates, about=updates.new_full((n,), 1 / n, dtype=torch.float64))
     norms = products.diagonal()
     scale = norms[:, None] + norms[None, :]
     distances = (scale - 2 * products).clamp_min(0.0)

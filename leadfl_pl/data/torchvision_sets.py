@@ -134,8 +134,8 @@ class TorchvisionData(FederatedDataModule):
 
     def __init__(
         self,
-        train: Dataset,
-        test: Dataset,
+        train: Dataset[Any],
+        test: Dataset[Any],
         split: Split | None = None,
         batch_size: int = 32,
         eval_batch_size: int = 250,

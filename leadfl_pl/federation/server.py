@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from leadfl_pl.aggregators import Aggregated
+from leadfl_pl.aggregators.base import check_aggregated
 from leadfl_pl.aggregators.validation import well_formed
 from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.core.rng import generator
@@ -124,7 +125,8 @@ class Server:
         weights = deltas.new_tensor([u.num_examples for u in received])
         rng = generator(self.federation.population.seed, "server", t, device=deltas.device)
         context = ServerContext(rng, root_update)
-        delta, selected = self.aggregator.aggregate(deltas, weights, context)
+        result = self.aggregator.aggregate(deltas, weights, context)
+        delta, selected = check_aggregated(self.aggregator, result, *deltas.shape)
         return Aggregated(self.federation.server_lr * delta, selected)
 
     def tolerate(self, error: ConfigError, t: int) -> None:

@@ -94,7 +94,7 @@ def _read_rows(path: Path) -> list[dict[str, float]]:
 
 def _read_provenance(path: Path) -> dict[str, Any]:
     try:
-        provenance = json.loads(path.read_text())
+        provenance: dict[str, Any] = json.loads(path.read_text())
     except ValueError as error:
         raise ConfigError(f"{path} must be JSON, got {error}") from error
     missing = [key for key in KEYS if not isinstance(provenance, dict) or key not in provenance]

@@ -117,7 +117,9 @@ def accelerator_class(accelerator: str | Accelerator) -> type[Accelerator]:
         return type(accelerator)
     names = sorted(AcceleratorRegistry.available_accelerators())
     groups = {"auto": ["tpu", "mps", "cuda", "cpu"], "gpu": ["mps", "cuda"]}
-    classes = {name: AcceleratorRegistry[name]["accelerator"] for name in names}
+    classes: dict[str, type[Accelerator]] = {
+        name: AcceleratorRegistry[name]["accelerator"] for name in names
+    }
     for name in groups.get(accelerator, [accelerator]):
         if name in classes and classes[name].is_available():
             return classes[name]

@@ -15,8 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import leadfl_pl as fl
-from leadfl_pl.aggregators import base
-from leadfl_pl.aggregators.base import MeanOfSelected
+from leadfl_pl.aggregators.base import check_aggregated
 
 
 class Rule(NamedTuple):
@@ -99,16 +98,13 @@ def named(**wanted: bool) -> list[str]:
 
 
 def subclasses(base: type) -> set[type]:
-    found = {base}
-    for child in base.__subclasses__():
-        found |= subclasses(child)
-    return found
+    return {base}.union(*(subclasses(child) for child in base.__subclasses__()))
 
 
 def test_every_rule_of_the_package_has_a_line() -> None:
     known = {c for c in subclasses(fl.Aggregator) if c.__module__.startswith("leadfl_pl.")}
     tested = {type(rule.make()) for rule in RULES.values()}
-    assert known - {fl.Aggregator, MeanOfSelected} == tested
+    assert known - {fl.Aggregator} == tested
     assert all(getattr(fl, c.__name__) is c for c in tested)
 
 
@@ -122,12 +118,12 @@ def test_one_finite_update_of_the_same_dtype_and_the_input_left_alone(name: str,
     for dtype, tolerance in ((torch.float64, 0), (torch.float32, 1e-4), (torch.bfloat16, 0.1)):
         updates = exact.to(dtype)
         before = updates.clone()
-        found = call(name, updates)
-        assert found.dtype == dtype
+        delta = call(name, updates)
+        assert delta.dtype == dtype
         assert torch.equal(updates, before)
         if dtype != torch.bfloat16:  # whose rounding may change a selection
             scale = expected.abs().max() + 1e-9
-            assert float((found - expected).abs().max()) <= tolerance * scale
+            assert float((delta - expected).abs().max()) <= tolerance * scale
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -162,9 +158,9 @@ def test_numbers_of_examples_matter_only_where_said(name: str) -> None:
 @pytest.mark.parametrize("name", named(convex=True))
 def test_the_aggregate_lies_between_the_updates(name: str) -> None:
     for updates in kinds().values():
-        found, slack = call(name, updates), 1e-5 * updates.abs().max()
-        assert bool((found >= updates.amin(dim=0) - slack).all())
-        assert bool((found <= updates.amax(dim=0) + slack).all())
+        delta, slack = call(name, updates), 1e-5 * updates.abs().max()
+        assert bool((delta >= updates.amin(dim=0) - slack).all())
+        assert bool((delta <= updates.amax(dim=0) + slack).all())
 
 
 @pytest.mark.parametrize("name", named(convex=True))
@@ -194,11 +190,11 @@ def test_a_malformed_row_is_as_if_it_had_not_been_sent(name: str) -> None:
             call(name, updates, weights)
         return
     with pytest.warns(fl.RejectedUpdate) as caught:
-        found = call(name, updates, weights)
+        delta = call(name, updates, weights)
     assert [str(w.message).split(" is ")[0] for w in caught] == [
         f"the update of row {i}" for i in (2, 4, 7, 9)
     ]
-    torch.testing.assert_close(found, call(name, updates[good], weights[good]))
+    torch.testing.assert_close(delta, call(name, updates[good], weights[good]))
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -218,30 +214,20 @@ def test_a_fresh_rule_with_its_memory_goes_on_alike(name: str) -> None:
     assert torch.equal(first(*args), second(*args))
 
 
-@pytest.mark.parametrize("name", ["Krum", "MultiKrum", "ReleasedBulyan"])
-def test_a_large_stack_that_is_not_copied_gives_the_same(name: str, monkeypatch) -> None:
-    updates = stack(11)
-    expected = call(name, updates)
-    monkeypatch.setattr(base, "LARGE", 1)
-    torch.testing.assert_close(call(name, updates), expected)
-
-
 @pytest.mark.parametrize("name", RULES)
 def test_selected_are_distinct_clients_of_the_round(name: str) -> None:
     updates = stack(8)
     weights = torch.ones(N, dtype=torch.float64)
-    found = RULES[name].make().aggregate(updates, weights, server(updates))
-    assert found.selected.dtype == torch.long
-    assert 1 <= len(found.selected.unique()) == len(found.selected) <= N
-    assert int(found.selected.min()) >= 0
-    assert int(found.selected.max()) < N
+    rule = RULES[name].make()
+    result = check_aggregated(rule, rule.aggregate(updates, weights, server(updates)), N, D)
+    assert len(result.selected) >= 1
 
 
 def test_no_two_rules_are_the_same() -> None:
     updates, sizes = stack(10, n=16), torch.arange(1.0, 17.0)  # an even number has two middles
-    found = {name: call(name, updates, sizes) for name in RULES}
-    for one, other in itertools.combinations(found, 2):
-        assert not torch.allclose(found[one], found[other], rtol=1e-6), (one, other)
+    deltas = {name: call(name, updates, sizes) for name in RULES}
+    for one, other in itertools.combinations(deltas, 2):
+        assert not torch.allclose(deltas[one], deltas[other], rtol=1e-6), (one, other)
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -268,6 +254,6 @@ def test_on_any_stack_it_is_finite_and_blind_to_order(
 ) -> None:
     updates = spread * stack(seed, n, d)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    found = call(name, updates)
-    assert bool(found.isfinite().all())
-    torch.testing.assert_close(call(name, updates[order]), found, rtol=1e-6, atol=1e-6 * spread)
+    delta = call(name, updates)
+    assert bool(delta.isfinite().all())
+    torch.testing.assert_close(call(name, updates[order]), delta, rtol=1e-6, atol=1e-6 * spread)

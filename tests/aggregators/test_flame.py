@@ -33,8 +33,8 @@ def test_the_minority_direction_is_left_out_whatever_its_length() -> None:
         assert len(admitted) >= 6
         assert FLAME().select(scaled).tolist() == admitted
         assert min(MultiKrum(f=4, m=7).select(scaled).tolist()) < 4  # goes by length
-        found = FLAME(noise=0.0)(scaled)
-        np.testing.assert_allclose(found.numpy(), flame_by_hand(scaled, admitted), rtol=1e-5)
+        delta = FLAME(noise=0.0)(scaled)
+        np.testing.assert_allclose(delta.numpy(), flame_by_hand(scaled, admitted), rtol=1e-5)
 
 
 def test_the_bound_is_the_median_over_all_not_over_the_admitted() -> None:
@@ -62,8 +62,19 @@ def test_two_equal_halves_are_no_main_cluster_and_all_are_admitted() -> None:
     assert FLAME().select(updates).tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_parallel_updates_are_one_cluster_whatever_their_lengths(dtype: torch.dtype) -> None:
+    for seed in range(50):
+        rng = torch.Generator().manual_seed(seed)
+        lengths = 0.1 + torch.rand(7, 1, generator=rng, dtype=dtype)
+        parallel = lengths * torch.randn(30, generator=rng, dtype=dtype)
+        others = torch.randn(3, 30, generator=rng, dtype=dtype)
+        assert FLAME().select(parallel).tolist() == list(range(7))
+        assert FLAME().select(torch.cat([parallel, others])).tolist() == list(range(7))
+
+
 def test_settings_out_of_range_are_refused() -> None:
-    with pytest.raises(ConfigError, match="noise must be >= 0, got noise = -1"):
+    with pytest.raises(ConfigError, match=r"noise must be >= 0, got noise = -1"):
         FLAME(noise=-1.0)
     with pytest.raises(ConfigError, match="FLAME needs n >= 2 updates to cluster them, got n = 1"):
         FLAME()(torch.ones(1, 3))

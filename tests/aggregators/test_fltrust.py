@@ -25,8 +25,8 @@ def test_the_aggregate_is_the_papers() -> None:
     root = torch.randn(30, generator=rng, dtype=torch.float64)
     updates = root + 2 * torch.randn(12, 30, generator=rng, dtype=torch.float64)
     updates[:4] *= -20
-    found = FLTrust()(updates, server=ServerContext(root_update=root))
-    torch.testing.assert_close(found, fltrust_from_the_paper(updates, root))
+    delta = FLTrust()(updates, server=ServerContext(root_update=root))
+    torch.testing.assert_close(delta, fltrust_from_the_paper(updates, root))
 
 
 def test_neither_length_nor_an_opposite_direction_counts() -> None:
@@ -41,9 +41,9 @@ def test_neither_length_nor_an_opposite_direction_counts() -> None:
 def test_no_trust_at_all_is_a_step_of_zero_and_selects_nobody() -> None:
     root = torch.tensor([1.0, 0.0])
     updates = torch.tensor([[-1.0, 0.0], [0.0, 2.0], [0.0, 0.0]])
-    found = FLTrust().aggregate(updates, torch.ones(3), ServerContext(root_update=root))
-    assert found.delta.tolist() == [0.0, 0.0]
-    assert found.selected.tolist() == []
+    delta, selected = FLTrust().aggregate(updates, torch.ones(3), ServerContext(root_update=root))
+    assert delta.tolist() == [0.0, 0.0]
+    assert selected.tolist() == []
 
 
 def test_no_root_update_is_one_clear_error() -> None:

@@ -14,6 +14,7 @@ from leadfl_pl import (
     NearestNeighborMixing,
     NormClipping,
     PreAggregation,
+    PreStep,
     SparseFed,
 )
 from leadfl_pl.core.describe import describe
@@ -35,7 +36,8 @@ def mixed_by_hand(updates: torch.Tensor, f: int) -> torch.Tensor:
 @pytest.mark.parametrize("f", [0, 1, 4])
 def test_mixing_is_the_mean_of_the_nearest(f: int) -> None:
     updates = stack()
-    torch.testing.assert_close(NearestNeighborMixing(f)(updates), mixed_by_hand(updates, f))
+    mixed = NearestNeighborMixing(f)(updates)
+    torch.testing.assert_close(mixed, mixed_by_hand(updates, f), rtol=1e-14, atol=1e-15)
 
 
 def test_mixing_with_nobody_left_out_makes_all_equal_to_the_mean() -> None:
@@ -83,10 +85,24 @@ def test_weights_memory_and_root_data_are_the_rules() -> None:
 
 def test_a_checkpoint_knows_the_steps_and_the_rule() -> None:
     described = describe(PreAggregation([NormClipping(2.0)], Krum(f=3)))
-    assert "NormClipping" in described
-    assert "max_norm=2.0" in described
-    assert "Krum" in described
-    assert "f=3" in described
+    (step,) = [v for k, v in described["steps"].items() if k.isdecimal()]
+    assert step["class"].endswith("NormClipping")
+    assert step["max_norm"] == 2.0
+    assert described["rule"]["class"].endswith("Krum")
+    assert described["rule"]["f"] == 3
+
+
+class FirstHalf(PreStep):
+    """A step of a user's that loses coordinates."""
+
+    def forward(self, updates: torch.Tensor) -> torch.Tensor:
+        return updates[:, :10]
+
+
+def test_a_step_that_changes_the_shape_is_named() -> None:
+    message = r"FirstHalf.forward\(\) must give updates of shape \(9, 20\), .* shape \(9, 10\)"
+    with pytest.raises(ConfigError, match=message):
+        PreAggregation([FirstHalf()], FedAvg())(stack())
 
 
 def test_what_cannot_work_is_refused() -> None:
@@ -96,5 +112,5 @@ def test_what_cannot_work_is_refused() -> None:
         PreAggregation([NearestNeighborMixing(f=3)], FedAvg())(stack(6))
     with pytest.raises(ConfigError, match=r"Krum needs n >= 2f \+ 3 = 7 updates for f = 2"):
         PreAggregation([NormClipping(1.0)], Krum(f=2))(stack(6))
-    with pytest.raises(ConfigError, match="max_norm must be > 0, got max_norm = -1"):
+    with pytest.raises(ConfigError, match=r"max_norm must be > 0, got max_norm = -1"):
         NormClipping(-1)

@@ -35,9 +35,9 @@ def test_five_rounds_are_the_papers(k: int, clip: float, rho: float) -> None:
     rule = SparseFed(k, clip, rho)
     from_the_paper = sparsefed_from_the_paper(rounds, k, clip, rho)
     for updates, expected in zip(rounds, from_the_paper, strict=True):
-        found = rule(updates)
-        assert int((found != 0).sum()) == k
-        torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
+        delta = rule(updates)
+        assert int((delta != 0).sum()) == k
+        torch.testing.assert_close(delta, torch.tensor(expected, dtype=torch.float64))
 
 
 def test_all_coordinates_without_momentum_and_clipping_are_the_mean_in_every_round() -> None:
@@ -68,7 +68,7 @@ def test_its_memory_goes_into_a_fresh_rule() -> None:
 def test_more_coordinates_than_the_model_has_are_refused_before_training() -> None:
     with pytest.raises(ConfigError, match=r"k must be <= d = 418, .* got k = 500"):
         small_trainer(SparseFed(k=500)).fit(small_client(), datamodule=SmallImages())
-    with pytest.raises(ConfigError, match=r"momentum must be in \[0, 1\), got momentum = 1"):
+    with pytest.raises(ConfigError, match=r"momentum must be < 1, got momentum = 1"):
         SparseFed(k=1, momentum=1.0)
-    with pytest.raises(ConfigError, match="clip must be > 0, got clip = 0"):
+    with pytest.raises(ConfigError, match=r"clip must be > 0, got clip = 0"):
         SparseFed(k=1, clip=0)

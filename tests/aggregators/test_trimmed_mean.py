@@ -7,6 +7,7 @@ import torch
 from scipy.stats import trim_mean
 
 from leadfl_pl import ConfigError, Median, TrimmedMean
+from leadfl_pl.aggregators.trimmed_mean import trimmed
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.1, 0.25, 0.4, 0.49])
@@ -24,7 +25,21 @@ def test_no_trimming_is_the_mean_and_the_most_is_the_median() -> None:
     assert not torch.allclose(TrimmedMean(0.3)(updates), Median()(updates))
 
 
+def test_the_floor_is_that_of_the_decimal_that_was_written() -> None:
+    for k in range(50):
+        assert all(trimmed(k / 100, n) == k * n // 100 for n in range(1, 1001)), k
+    updates = torch.arange(100.0)[:, None] ** 2
+    torch.testing.assert_close(TrimmedMean(0.29)(updates), updates[29:71].mean(dim=0))
+
+
+def test_the_floor_is_that_of_a_fraction_and_leaves_a_value() -> None:
+    updates = torch.tensor([[0.0], [1.0], [5.0]])
+    assert TrimmedMean(1 / 3)(updates).item() == 1.0
+    assert TrimmedMean(0.3333)(updates).item() == 2.0
+    assert TrimmedMean(0.49999999999)(updates[:2]).item() == 0.5
+
+
 @pytest.mark.parametrize("beta", [-0.1, 0.5, float("nan")])
 def test_a_share_out_of_range_is_refused(beta: float) -> None:
-    with pytest.raises(ConfigError, match=rf"beta must be in \[0, 0.5\), got beta = {beta}"):
+    with pytest.raises(ConfigError, match=rf"TrimmedMean: beta must be .*, got beta = {beta}"):
         TrimmedMean(beta)

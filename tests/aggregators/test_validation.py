@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from tiny import SmallImages, small_client, small_trainer, weights
 
 import leadfl_pl as fl
-from leadfl_pl.aggregators.validation import LARGEST_NORM, faults
+from leadfl_pl.aggregators.validation import LARGEST_NORM, fault_of, well_formed
 
 D, B = 6, 2
 
@@ -41,24 +43,35 @@ MALFORMED = {
 }
 
 
-def federation(**settings) -> fl.Federation:
-    return small_trainer(federation=settings).federation
-
-
 @pytest.mark.parametrize("kind", MALFORMED)
 def test_a_malformed_update_is_left_out_with_a_warning_that_names_it(kind: str) -> None:
     bad, reason = MALFORMED[kind]
     good = [update(c) for c in (0, 1, 2)]
     with pytest.warns(fl.RejectedUpdate, match=rf"client {bad.client_id} in round 8 .*{reason}"):
-        received = federation().receive([*good, bad], 8, D, B)
-    assert [u.client_id for u in received] == [0, 1, 2]
-    assert all(torch.equal(a.delta, b.delta) for a, b in zip(received, good, strict=True))
+        kept = well_formed([*good, bad], 8, D, B)
+    assert all(a is b for a, b in zip(kept, good, strict=True))
+
+
+def test_well_formed_updates_pass_in_their_order_and_without_a_word() -> None:
+    updates = [update(c) for c in (5, 0, 3)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert well_formed(updates, 0, D, B) == updates
+        assert well_formed([], 0, D, B) == []
+
+
+def test_a_rejected_update_does_not_make_its_clients_good_one_a_second_one() -> None:
+    bad, good = update(3, delta=poked(float("nan"))), update(3)
+    with pytest.warns(fl.RejectedUpdate, match="not finite") as caught:
+        kept = well_formed([bad, good], 0, D, B)
+    assert len(caught) == 1
+    assert kept == [good]
 
 
 def test_a_large_but_sane_update_is_for_the_rule_to_judge() -> None:
-    updates = torch.tensor([[1.0, 0.0], [1e19, 0.0]])
-    assert faults(updates, torch.ones(2)) == [None, None]
-    assert faults(updates.double() * 2, torch.ones(2))[1] is not None
+    update = torch.tensor([1e19, 0.0])
+    assert fault_of(update, 1) is None
+    assert fault_of(update.double() * 2, 1) is not None
     assert pytest.approx(torch.finfo(torch.float32).max) == LARGEST_NORM**2
 
 
@@ -126,4 +139,4 @@ def test_in_a_federation_the_rest_goes_on_and_the_count_is_logged(value: float) 
 
 def test_max_failures_must_be_a_count() -> None:
     with pytest.raises(fl.ConfigError, match="max_failures must be >= 0, got max_failures = -1"):
-        federation(max_failures=-1)
+        small_trainer(federation={"max_failures": -1})
