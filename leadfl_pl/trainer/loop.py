@@ -11,7 +11,6 @@ from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 
-from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.core.rng import derive_seed, isolated_rng
 from leadfl_pl.core.values import ClientUpdate, Cohort
 from leadfl_pl.federation.clients import Clients
@@ -187,11 +186,6 @@ class FederatedLoop(_FitLoop):
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
         super().on_load_checkpoint(state_dict)
-        if "rounds_done" not in state_dict:
-            raise ConfigError(
-                f"ckpt_path = {self.trainer.ckpt_path} cannot be used: it was not written by a "
-                "FederatedTrainer"
-            )
         self._resumed = state_dict
 
     # ------------------------------------------------------------------ plumbing
