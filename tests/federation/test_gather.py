@@ -44,7 +44,7 @@ def update(client_id: int, vector: ModelVector, momentum: int = 0) -> fl.ClientU
         20 + client_id,
         loss,
         regulariser,
-        draw[2] if momentum else None,
+        carried,
     )
 
 
