@@ -69,8 +69,9 @@ class RoundCheckpoint(ModelCheckpoint):
         if self.dirpath is None:  # a fresh run, which nothing refuses any more
             if trainer.is_global_zero:
                 logger = trainer.logger
-                named = isinstance(logger, RunLogger)
-                number = logger.version if named else next_number(self.root)
+                number = next_number(self.root)
+                if isinstance(logger, RunLogger):
+                    number = logger.version
                 self.dirpath = str(claim(self.root / CHECKPOINTS, number))
             super().setup(trainer, pl_module, "fit")  # tells the other ranks
         super().on_train_start(trainer, pl_module)

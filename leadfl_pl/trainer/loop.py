@@ -141,11 +141,8 @@ class FederatedLoop(_FitLoop):
         """Loads and splits the data, once, and makes the rank's client tasks the "batches"."""
         if self._combined_loader is not None:
             return
-        trainer, federation, device = (
-            self.trainer,
-            self.federation,
-            self.trainer.strategy.root_device,
-        )
+        trainer, federation = self.trainer, self.federation
+        device = trainer.strategy.root_device
         module, datamodule = check_run(trainer, federation)
         self._settings = settings(federation, trainer)
         if self._resumed:
