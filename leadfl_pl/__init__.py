@@ -73,6 +73,7 @@ from leadfl_pl.federation.config import Federation
 from leadfl_pl.federation.malicious_client import MaliciousClient
 from leadfl_pl.metrics import AverageOverRounds, BackdoorAccuracy, CleanAccuracy
 from leadfl_pl.models import CIFAR10Net, DigitsNet, FashionMNISTNet, ResNet18
+from leadfl_pl.records.global_model import global_model
 from leadfl_pl.records.report import RunReport
 from leadfl_pl.schedules import (
     BurstySchedule,
@@ -178,6 +179,7 @@ __all__ = [
     "WeakDP",
     "WithinHonestSpread",
     "__version__",
+    "global_model",
     "leadfl_gradient",
     "stack_states",
     "takes_stacks",
