@@ -17,7 +17,6 @@ import argparse
 import logging
 import random
 import statistics
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -31,7 +30,7 @@ from torch import nn
 import leadfl_pl as fl
 from leadfl_pl.core.rng import generator
 from leadfl_pl.data.base import epoch_batches
-from leadfl_pl.records.provenance import commit
+from leadfl_pl.records.provenance import command, commit, processor
 
 
 class Setting(NamedTuple):
@@ -142,8 +141,9 @@ def main() -> None:
             start = time.perf_counter()
             variants[name]()
             seconds[name].append(time.perf_counter() - start)
-    print(f"python benchmarks/step.py {' '.join(sys.argv[1:])}".rstrip())
-    print(f"torch {torch.__version__}, {arguments.threads} thread(s), commit {commit()}")
+    print(command())
+    print(f"torch {torch.__version__}, {arguments.threads} thread(s), {processor()}")
+    print(f"commit {commit()}")
     print(f"{'variant':<21} {'ms a step':>9}  median  fastest")
     for name, times in seconds.items():
         base = "bare" if name in ("bare", "bare again", "none") else "none"
