@@ -80,7 +80,7 @@ def kill_in_write(skip: int) -> None:
             return HalfFile(path, mode)
         return original(path, mode, *args, **kwargs)
 
-    Path.open = opening  # type: ignore[method-assign]
+    Path.open = opening  # type: ignore[assignment, method-assign]
 
 
 class Moment(NamedTuple):

@@ -55,8 +55,8 @@ def main() -> None:
     seconds(COMMANDS["fit --help"])  # the files come off the disk once
     taken: dict[str, list[float]] = {name: [] for name in COMMANDS}
     for _ in range(arguments.repeats):
-        for name, command in COMMANDS.items():
-            taken[name].append(seconds(command))
+        for name, typed in COMMANDS.items():
+            taken[name].append(seconds(typed))
     first = statistics.median(taken["import torch, lightning"])
     for name, found in taken.items():
         median = statistics.median(found)

@@ -45,23 +45,23 @@ class Variant(NamedTuple):
 class Normalize(nn.Module):
     """(x - mean) / std, whatever else the shipped network's first layer does."""
 
-    def __init__(self, mean: Tensor, std: Tensor) -> None:
+    def __init__(self, shipped: nn.Module) -> None:
         super().__init__()
-        self.mean, self.std = mean, std
+        self.mean, self.std = shipped.mean, shipped.std
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.std
 
 
 def plain(shipped: nn.Sequential, pool_first: bool) -> nn.Sequential:
-    """The same of PyTorch's layers, parameters contiguous, with pooling before or after the ReLU."""
+    """The same of PyTorch's layers, contiguous, with pooling before or after the ReLU."""
     first, *rest = shipped
     layers = [nn.MaxPool2d(2) if type(a).__name__ in POOLINGS else a for a in rest]
     for i in range(len(layers)):
         pair = layers[i : i + 2]
         if {type(a) for a in pair} == {nn.MaxPool2d, nn.ReLU}:
             layers[i : i + 2] = sorted(pair, key=lambda a: isinstance(a, nn.ReLU) == pool_first)
-    network = nn.Sequential(Normalize(first.mean, first.std), *layers)
+    network = nn.Sequential(Normalize(first), *layers)
     return network.to(memory_format=torch.contiguous_format)
 
 
@@ -69,7 +69,6 @@ def variants(name: str, batch: int) -> dict[str, Variant]:
     """The network in all layouts, each with parameters of its own, on the same images."""
     make, shape = NETWORKS[name]
     x = torch.rand(batch, *shape, generator=torch.Generator().manual_seed(0))
-    by_channel = {"memory_format": torch.channels_last}
 
     def shipped() -> nn.Sequential:
         torch.manual_seed(0)
@@ -80,7 +79,8 @@ def variants(name: str, batch: int) -> dict[str, Variant]:
         "pooling after the ReLU": Variant(plain(shipped(), pool_first=False), x),
         "pooling before the ReLU": Variant(plain(shipped(), pool_first=True), x),
         "before it, channels_last": Variant(
-            plain(shipped(), pool_first=True).to(**by_channel), x.to(**by_channel)
+            plain(shipped(), pool_first=True).to(memory_format=torch.channels_last),
+            x.to(memory_format=torch.channels_last),
         ),
     }
 
