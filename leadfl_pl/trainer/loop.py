@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
@@ -19,9 +20,7 @@ from leadfl_pl.federation.gather import assign, gather_updates
 from leadfl_pl.federation.server import RoundResult, Server
 from leadfl_pl.federation.vectorised import choose_clients
 from leadfl_pl.trainer.checks import check_clients, check_methods, check_run, check_same, settings
-
-if TYPE_CHECKING:
-    from leadfl_pl.trainer.trainer import FederatedTrainer
+from leadfl_pl.trainer.stop_on_signal import stopped_by
 
 
 class ClientTask(NamedTuple):
@@ -47,12 +46,11 @@ class FederatedLoop(_FitLoop):
         result: of the last round, None before the first.
     """
 
-    trainer: FederatedTrainer
     clients: Clients
 
     def __init__(
         self,
-        trainer: FederatedTrainer,
+        trainer: Trainer,
         federation: Federation,
         min_epochs: int | None = 0,
         max_epochs: int | None = None,
@@ -135,7 +133,7 @@ class FederatedLoop(_FitLoop):
     @property
     def done(self) -> bool:
         """Whether the last round has been run, or a signal has ended the run before it."""
-        return self.trainer.stopped_by is not None or super().done
+        return stopped_by(self.trainer) is not None or super().done
 
     def setup_data(self) -> None:
         """Loads and splits the data, once, and makes the rank's client tasks the "batches"."""

@@ -86,5 +86,11 @@ class StopOnSignal(Callback):
             handler(number, frame)
 
 
+def stopped_by(trainer: Trainer) -> signal.Signals | None:
+    """The signal that ended the Trainer's last fit early, None if none did."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return next((c.stopped_by for c in callbacks if isinstance(c, StopOnSignal)), None)
+
+
 def _handlers() -> dict[int, Handler]:
     return {number: signal.getsignal(number) for number in signal.valid_signals()}

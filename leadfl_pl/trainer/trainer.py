@@ -9,7 +9,7 @@ from pathlib import Path
 from signal import Signals
 from typing import Any
 
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.accelerators import CPUAccelerator
 
 from leadfl_pl.core.errors import ConfigError
@@ -20,7 +20,7 @@ from leadfl_pl.records.folders import last_checkpoint
 from leadfl_pl.trainer.arguments import trainer_arguments
 from leadfl_pl.trainer.devices import check_threads, cpu_threads
 from leadfl_pl.trainer.loop import FederatedLoop
-from leadfl_pl.trainer.stop_on_signal import StopOnSignal
+from leadfl_pl.trainer.stop_on_signal import stopped_by
 from leadfl_pl.trainer.strategy import RankLostError, kill_others, lost_ranks
 
 
@@ -67,8 +67,7 @@ class FederatedTrainer(Trainer):
     @property
     def stopped_by(self) -> Signals | None:
         """The signal that ended the last fit early, None if none did."""
-        callbacks: list[Callback] = self.callbacks  # type: ignore[attr-defined]
-        return next((c.stopped_by for c in callbacks if isinstance(c, StopOnSignal)), None)
+        return stopped_by(self)
 
     def fit(
         self,
