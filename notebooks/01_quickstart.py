@@ -2,6 +2,11 @@
 # jupyter:
 #   jupytext:
 #     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -103,8 +108,8 @@ display(Image(run.folder / "accuracy.png", width=650))
 #
 # ## With LeadFL
 #
-# LeadFL (Zhu, Roos and Chen, ICML 2023) is a **client-side defense**: the server stays as it is, and
-# every honest client trains a little differently. Say that an attack has moved the weights by
+# LeadFL (Zhu, Roos and Chen, ICML 2023) is a **client-side defense**: the server stays as it is,
+# and every honest client trains a little differently. Say that an attack has moved the weights by
 # $\varepsilon$. One honest step of gradient descent with learning rate $\eta$ turns this into about
 # $(I - \eta H)\,\varepsilon$, where $H$ is the Hessian of the client's loss. In directions in which
 # $H$ is close to zero, the attack stays. So LeadFL adds a second step after each local one, which
@@ -124,8 +129,8 @@ trainer.fit(client, datamodule=Digits(batch_size=4))
 #
 # There is a simpler way to make the past fade. **Weight decay** with a factor $\lambda$ adds
 # $\lambda I$ to the Hessian, so $\varepsilon$ shrinks in all directions, with each local step by
-# another factor of about $1 - \eta\lambda$. A defense is a class with up to four methods; those that
-# it does not define do nothing:
+# another factor of about $1 - \eta\lambda$. A defense is a class with up to four methods; those
+# that it does not define do nothing:
 #
 # - `start` sees the global model at the start of a round;
 # - `after_step` sees every local step, and may change the weights in place;
@@ -159,8 +164,8 @@ trainer.fit(client, datamodule=Digits(batch_size=4))
 # same arguments.
 
 # %%
-report(["runs/none", "runs/leadfl", "runs/forgetting", "--output", "comparison"])
-display(Image("comparison/comparison.png", width=900))
+report(["runs/none", "runs/leadfl", "runs/forgetting", "--output", "runs/comparison"])
+display(Image("runs/comparison/comparison.png", width=900))
 
 # %% [markdown]
 # Here a line of weight decay removes the backdoor as well as LeadFL does, and costs less clean

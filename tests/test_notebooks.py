@@ -42,4 +42,4 @@ def test_its_script_has_the_same_cells(path: Path) -> None:
 
 
 def test_every_script_has_its_notebook() -> None:
-    assert NOTEBOOKS == sorted(p.with_suffix(".ipynb") for p in NOTEBOOKS[0].parent.glob("*.py"))
+    assert sorted(p.with_suffix(".ipynb") for p in NOTEBOOKS[0].parent.glob("*.py")) == NOTEBOOKS
