@@ -1,17 +1,19 @@
 """Kills runs of the quickstart with SIGKILL, resumes them, and compares with one that was not.
 
-    OMP_NUM_THREADS=1 python benchmarks/crash.py
+    python benchmarks/crash.py
 
-One kill at each of eleven moments of a round, among them the write of the checkpoint, the gather
-and the evaluation, and nine after random times. Compared are the weights and all other
-state in the last checkpoint, ``rounds.csv``, and the rows of ``metrics.csv`` that the resumed run
-wrote. Ends with 1 if one differs.
+One kill at each of eleven moments of a round, among them the write of the checkpoint, the gather of
+two processes and the evaluation, and nine after random times. Compared are the weights and all
+other state in the last checkpoint, ``rounds.csv``, and the rows of ``metrics.csv`` that the resumed
+run wrote. Ends with 1 if one differs.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import io
+import multiprocessing
 import os
 import random
 import re
@@ -21,121 +23,126 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from lightning.pytorch.strategies import SingleDeviceStrategy
 from rich.console import Console
 from rich.table import Table
 
 from leadfl_pl.cli.main import main as command_line
 from leadfl_pl.federation.client import FederatedClient
-from leadfl_pl.federation.config import Federation
-from leadfl_pl.records.folders import last_checkpoint
+from leadfl_pl.federation.server import Server
+from leadfl_pl.records.checkpoints import KEPT
+from leadfl_pl.records.folders import LAST, last_checkpoint
 from leadfl_pl.records.rounds import ROUNDS, read_run
+from leadfl_pl.trainer.strategy import FederatedStrategy
 
-QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
+ROOT = Path(__file__).parent.parent
 CHECKPOINT = r"round-\d+\.ckpt$"
 
 
-def kill(*_: Any) -> None:
+def kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def kill_at(owner: Any, name: str, count: int, where: str = "") -> None:
-    """Has the process killed at the n-th call of ``owner.name`` on something like ``where``."""
-    original, calls = getattr(owner, name), 0
+def kill_at(owner: Any, name: str, skip: int, where: str = "") -> None:
+    """Has the process killed instead of calling ``owner.name`` on something like ``where``.
+
+    Args:
+        skip: how many such calls go before.
+    """
+    original, calls = getattr(owner, name), count()
 
     def counting(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += any(re.search(where, str(arg)) is not None for arg in args)
-        return kill() if calls == count else original(*args, **kwargs)
+        if any(re.search(where, str(arg)) for arg in args) and next(calls) == skip:
+            kill()
+        return original(*args, **kwargs)
 
     setattr(owner, name, counting)
 
 
-class HalfFile:
+class HalfFile(io.FileIO):
     """A file in the middle of whose first write the process is killed."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-
-    def __enter__(self) -> HalfFile:
-        return self
-
-    def write(self, data: memoryview) -> None:
-        self.file.write(data[: len(data) // 2])
-        self.file.flush()
+    def write(self, data: Any) -> int:
+        super().write(data[: len(data) // 2])
         kill()
+        return 0
 
-    def __exit__(self, *_: object) -> None: ...
 
-
-def kill_in_write(count: int) -> None:
-    original, calls = Path.open, 0
+def kill_in_write(skip: int) -> None:
+    original, calls = Path.open, count()
 
     def opening(path: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        file = original(path, mode, *args, **kwargs)
-        calls += mode == "xb" and path.name.startswith("round-")
-        return HalfFile(file) if calls == count else file
+        if mode == "xb" and path.name.startswith("round-") and next(calls) == skip:
+            return HalfFile(path, mode)
+        return original(path, mode, *args, **kwargs)
 
-    Path.open = opening  # type: ignore[method-assign]
+    Path.open = opening  # type: ignore[assignment, method-assign]
 
 
-MOMENTS: dict[str, Callable[[int], None]] = {  # of round r, from 1 on
-    "write of the checkpoint": kill_in_write,
-    "rename of the checkpoint": lambda r: kill_at(os, "replace", r, CHECKPOINT),
-    "rename of last.ckpt": lambda r: kill_at(os, "replace", r, r"last\.ckpt$"),
-    "gather": lambda r: kill_at(SingleDeviceStrategy, "all_gather", r),
-    "evaluation": lambda r: kill_at(FederatedClient, "validation_step", 2 * r),  # of two batches
-    "link of last.ckpt": lambda r: kill_at(os, "link", r),
-    "rename of rounds.csv": lambda r: kill_at(os, "replace", r, ROUNDS),
-    "serialisation": lambda r: kill_at(torch, "save", r),
-    "removal of an old one": lambda r: kill_at(Path, "unlink", r - 2, CHECKPOINT),
-    "aggregation": lambda r: kill_at(Federation, "aggregate", r),
-    "fifth client": lambda r: kill_at(FederatedClient, "on_train_batch_start", 10 * r - 5),
+class Moment(NamedTuple):
+    """A place in a round."""
+
+    kill: Callable[[int], None]  # has the process killed there in round r
+    first: int = 0  # round that has it
+    flags: tuple[str, ...] = ()
+
+
+MOMENTS = {
+    "write of the checkpoint": Moment(kill_in_write),
+    "creation of last.ckpt": Moment(lambda r: kill_at(os, "symlink", r, LAST), 1),
+    "removal of last.ckpt": Moment(lambda r: kill_at(os, "remove", r - 1, LAST), 1),
+    "removal of an old one": Moment(lambda r: kill_at(os, "remove", r - KEPT, CHECKPOINT), KEPT),
+    "rename of rounds.csv": Moment(lambda r: kill_at(os, "replace", r, ROUNDS)),
+    "rename of the checkpoint": Moment(lambda r: kill_at(os, "replace", r, CHECKPOINT)),
+    "serialisation": Moment(lambda r: kill_at(torch, "save", r)),
+    "gather": Moment(
+        lambda r: kill_at(FederatedStrategy, "all_gather", r), flags=("--trainer.devices=2",)
+    ),
+    "server step": Moment(lambda r: kill_at(Server, "step", r)),
+    "evaluation": Moment(  # the second of two batches
+        lambda r: kill_at(FederatedClient, "validation_step", 2 * r + 1)
+    ),
+    "fifth client": Moment(lambda r: kill_at(FederatedClient, "finish_round", 10 * r + 4)),
 }
-FIRST = {"removal of an old one": 3}  # round in which it happens
 
 
-class Kill(NamedTuple):
-    """When a run is killed."""
-
-    moment: str
-    prepare: Callable[[], None] | None  # what the run's process does first
-    delay: float  # seconds
+def fit(flags: list[str], prepare: Callable[[], None] | None, output: Path) -> None:
+    """A run in a process of its own, which is prepared to be killed."""
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    sys.argv = [str(ROOT / "cli.py"), *flags]  # what Lightning starts a second process with
+    if prepare is not None:
+        prepare()
+    sys.exit(command_line(flags))
 
 
 def run(
     flags: list[str],
     root: Path,
     prepare: Callable[[], None] | None = None,
-    delay: float = float("inf"),
-) -> int:
-    """The status of a run in a process of its own, killed after ``delay`` seconds if not before."""
-    if (pid := os.fork()) == 0:
-        root.mkdir(parents=True, exist_ok=True)
-        output = os.open(root / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        sys.argv = ["cli.py"]
-        if prepare is not None:
-            prepare()
-        os._exit(command_line([*flags, f"--trainer.default_root_dir={root}"]))
-    end = time.monotonic() + delay
-    while not (done := os.waitpid(pid, os.WNOHANG))[0]:
-        time.sleep(0.005)
-        if time.monotonic() > end:
-            os.kill(pid, signal.SIGKILL)
-            end = float("inf")
-    return os.waitstatus_to_exitcode(done[1])
+    delay: float | None = None,
+) -> int | None:
+    """The status of a run under ``root``, killed after ``delay`` seconds if not before."""
+    root.mkdir(parents=True, exist_ok=True)
+    flags = [*flags, f"--trainer.default_root_dir={root}"]
+    process = multiprocessing.get_context("fork").Process(
+        target=fit, args=(flags, prepare, root / "output.txt")
+    )
+    process.start()
+    process.join(delay)
+    process.kill()
+    process.join()
+    return process.exitcode
 
 
-def state(root: Path) -> dict[str, Any]:
-    """What the last checkpoint under ``root`` holds of the federation."""
-    checkpoint = torch.load(last_checkpoint(root), weights_only=True)
+def state(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds of the federation."""
+    checkpoint = torch.load(path, weights_only=True)
     loop = checkpoint["loops"]["fit_loop"]["state_dict"]
     return {"weights": checkpoint["state_dict"], "rounds": checkpoint["global_step"]} | loop
 
@@ -159,26 +166,43 @@ def metrics(folder: Path) -> list[dict[str, str]]:
 
 def same(whole: Path, resumed: Path) -> bool:
     """Whether a resumed run has come to the same end as the whole one."""
-    expected, found = read_run(whole).folder, read_run(resumed).folder
-    all_rows, rows = metrics(expected), metrics(found)
+    expected, folder = read_run(whole).folder, read_run(resumed).folder
+    all_rows, rows = metrics(expected), metrics(folder)
+    last, resumed_last = last_checkpoint(whole), last_checkpoint(resumed)
+    assert last is not None
+    assert resumed_last is not None
     return (
-        equal(state(whole), state(resumed))
-        and (expected / ROUNDS).read_bytes() == (found / ROUNDS).read_bytes()
+        equal(state(last), state(resumed_last))
+        and (expected / ROUNDS).read_bytes() == (folder / ROUNDS).read_bytes()
         and all_rows[len(all_rows) - len(rows) :] == rows
     )
+
+
+def left(root: Path) -> str:
+    """How many rounds the checkpoint has that a killed run can go on from."""
+    if (last := last_checkpoint(root)) is None:
+        return "none"
+    return f"{state(last)['rounds']}" + (f", no {LAST}" if last.name != LAST else "")
+
+
+class Kill(NamedTuple):
+    """When a run is killed."""
+
+    when: str
+    prepare: Callable[[], None] | None  # what the run's process does first
+    delay: float | None  # seconds
+    flags: tuple[str, ...]
 
 
 def kills(moments: int, random_times: int, rounds: int, duration: float, seed: int) -> list[Kill]:
     """The first named moments, each of a random round, and random times."""
     draw = random.Random(seed)
     chosen = []
-    for name, at in list(MOMENTS.items())[:moments]:
-        r = draw.randint(FIRST.get(name, 1), rounds)
-        chosen.append(Kill(f"{name}, round {r}", partial(at, r), float("inf")))
-    for _ in range(random_times):
-        delay = draw.uniform(0, duration)
-        chosen.append(Kill("random time", None, delay))
-    return chosen
+    for name, moment in list(MOMENTS.items())[:moments]:
+        r = draw.randrange(moment.first, rounds)
+        chosen.append(Kill(f"{name}, round {r}", partial(moment.kill, r), None, moment.flags))
+    delays = [draw.uniform(0, duration) for _ in range(random_times)]
+    return chosen + [Kill(f"after {delay:.2f} s", None, delay, ()) for delay in delays]
 
 
 def main() -> int:
@@ -189,8 +213,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     arguments, extra = parser.parse_known_args()
-    flags = ["fit", f"--config={QUICKSTART}", f"--trainer.max_epochs={arguments.rounds}", *extra]
-    table = Table("kill", "moment", "rounds in last", "resumed run")
+    config = ROOT / "configs" / "quickstart.yaml"
+    flags = ["fit", f"--config={config}", f"--trainer.max_epochs={arguments.rounds}", *extra]
+    torch.set_num_threads(1)  # a process with more cannot be forked
+    table = Table("kill", "moment", "rounds left", "resumed run")
     failed = 0
     with tempfile.TemporaryDirectory() as scratch:
         whole = Path(scratch, "whole")
@@ -203,16 +229,16 @@ def main() -> int:
         chosen = kills(
             arguments.moments, arguments.random, arguments.rounds, duration, arguments.seed
         )
-        for i, (moment, prepare, delay) in enumerate(chosen, 1):
+        for i, (when, prepare, delay, more) in enumerate(chosen, 1):
             root = Path(scratch, str(i))
-            while run(flags, root, prepare, delay) != -signal.SIGKILL:
+            while run([*flags, *more], root, prepare, delay) != -signal.SIGKILL:
+                assert delay is not None, f"{when} never came"
                 delay /= 2  # it had ended before
                 root = root.with_name(root.name + "-again")
-            found = str(state(root)["rounds"]) if last_checkpoint(root) else "none"
-            good = run([*flags, "--ckpt_path=last"], root) == 0 and same(whole, root)
+            rounds = left(root)
+            good = run([*flags, *more, "--ckpt_path=last"], root) == 0 and same(whole, root)
             failed += not good
-            when = moment if prepare else f"after {delay:.2f} s"
-            table.add_row(str(i), when, found, "equal" if good else "DIFFERS")
+            table.add_row(str(i), when, rounds, "equal" if good else "DIFFERS")
             if not good:
                 print((root / "output.txt").read_text(), file=sys.stderr)
     Console(width=100).print(table)

@@ -10,7 +10,6 @@ slower than the bound that the project sets itself.
 from __future__ import annotations
 
 import argparse
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from collections.abc import Callable
 import torch
 
 import leadfl_pl as fl
-from leadfl_pl.records.provenance import commit
+from leadfl_pl.records.provenance import command, commit, processor
 
 BOUNDS = {"median": 30, "krum": 20, "multi-krum": 20, "bulyan": 60}
 
@@ -71,10 +70,10 @@ def main() -> int:
     updates = 1e-4 * torch.randn(arguments.n, arguments.d, generator=rng)
     updates = updates.to(arguments.device)
     server = fl.ServerContext(root_update=updates.mean(dim=0))
-    print(f"python benchmarks/rules.py {' '.join(sys.argv[1:])}".rstrip())
+    print(command())
     print(f"n = {arguments.n}, d = {arguments.d}, float32, seed 0, commit {commit()}")
     print(
-        f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} thread(s), "
+        f"torch {torch.__version__}, {torch.get_num_threads()} thread(s), {processor()}, "
         f"{updates.device}"
     )
     times: dict[str, float] = {}

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-import platform
 import re
 import statistics
 import subprocess
@@ -28,7 +27,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from leadfl_pl.records.provenance import commit
+from leadfl_pl.records.provenance import command, commit, processor
 
 ROOT = Path(__file__).parent.parent
 ROUND = re.compile(r"^round \d+ ")
@@ -113,8 +112,8 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=["1x1", "1x2", "2x1"])
     parser.add_argument("flags", nargs="*")
     arguments = parser.parse_args()
-    print(f"python benchmarks/run.py {' '.join(sys.argv[1:])}".rstrip())
-    print(f"commit {commit()}, {platform.machine()}, {os.cpu_count()} cores")
+    print(command())
+    print(f"{os.cpu_count()} cores of {processor()}, commit {commit()}")
     print("variant    first s  s a round  ratio   RSS MB   PSS MB")
     first = None
     for variant in arguments.variants:

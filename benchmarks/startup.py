@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -18,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from leadfl_pl.records.provenance import commit
+from leadfl_pl.records.provenance import command, commit, processor
 
 ROOT = Path(__file__).parent.parent
 CLI = str(ROOT / "cli.py")
@@ -51,13 +50,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
-    print(f"python benchmarks/startup.py {' '.join(sys.argv[1:])}".rstrip())
-    print(f"commit {commit()}, {platform.machine()}, {os.cpu_count()} cores")
+    print(command())
+    print(f"{os.cpu_count()} cores of {processor()}, commit {commit()}")
     seconds(COMMANDS["fit --help"])  # the files come off the disk once
     taken: dict[str, list[float]] = {name: [] for name in COMMANDS}
     for _ in range(arguments.repeats):
-        for name, command in COMMANDS.items():
-            taken[name].append(seconds(command))
+        for name, typed in COMMANDS.items():
+            taken[name].append(seconds(typed))
     first = statistics.median(taken["import torch, lightning"])
     for name, found in taken.items():
         median = statistics.median(found)

@@ -1,151 +1,173 @@
-"""What was tried to make a local step faster on a CPU, as ratios within one run.
+"""What was tried to make a local step and an evaluation faster on a CPU.
 
-    python benchmarks/tried.py [--threads 1] [--batch 32] [--profile | --evaluation]
+    python benchmarks/tried.py [--threads 1] [--evaluation | --profile]
 
-FashionMNIST's network, SGD with momentum. The variants take turns, step by step, so that a slow
-moment of the machine hits all of them; printed are medians, and the share of the shipped one.
-``--profile`` prints where the time of a step goes instead, ``--evaluation`` what 20,000 images cost
-in evaluation batches of several sizes.
+Both networks of the report, in batches of 16 and 32, SGD with momentum: as shipped, and made of
+PyTorch's layers, with max pooling after or before the ReLU, and with network and images in
+``channels_last``. CIFAR10Net pools after BatchNorm, so that the first two of these are the same
+there: what the machine cannot resolve. The variants take turns, step by step, so that a slow moment
+of the machine hits all of them; printed are medians of the times, and of the ratios within a turn.
+``--evaluation`` does the same for batches of 1,000 and 250 images without gradients, in eval and in
+train mode. ``--profile`` prints where the time of a step goes.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 import statistics
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import leadfl_pl as fl
-from leadfl_pl.models.pooling import MaxPool2x2
-from leadfl_pl.records.provenance import commit
+from leadfl_pl.records.provenance import command, commit, processor
 
-Step = Callable[[], Tensor]
-
-
-def network(pooled_by_pytorch: bool = False) -> nn.Sequential:
-    """The shipped network, or the same with PyTorch's pooling after the ReLU."""
-    torch.manual_seed(0)
-    shipped = fl.FashionMNISTNet()
-    if not pooled_by_pytorch:
-        return shipped
-    layers: list[nn.Module] = list(shipped)
-    for i, layer in enumerate(shipped):
-        if isinstance(layer, MaxPool2x2):
-            layers[i : i + 2] = [nn.ReLU(), nn.MaxPool2d(2)]
-    return nn.Sequential(*layers)
+NETWORKS: dict[str, tuple[Callable[[], nn.Sequential], tuple[int, int, int]]] = {
+    "FashionMNISTNet": (fl.FashionMNISTNet, (1, 28, 28)),
+    "CIFAR10Net": (fl.CIFAR10Net, (3, 32, 32)),
+}
+POOLINGS = ("MaxPool2x2", "MaxPool2d")
+SHIPPED = "shipped"
 
 
-def step(model: nn.Module, x: Tensor, y: Tensor, **sgd: bool) -> Step:
-    """One local step of ``model`` on a fixed batch."""
+class Variant(NamedTuple):
+    """A network with images in the layout that it is meant for."""
+
+    model: nn.Module
+    x: Tensor  # (B, C, H, W)
+
+
+class Normalize(nn.Module):
+    """(x - mean) / std, whatever else the shipped network's first layer does."""
+
+    def __init__(self, shipped: nn.Module) -> None:
+        super().__init__()
+        self.mean, self.std = shipped.mean, shipped.std
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+
+def plain(shipped: nn.Sequential, pool_first: bool) -> nn.Sequential:
+    """The same of PyTorch's layers, contiguous, with pooling before or after the ReLU."""
+    first, *rest = shipped
+    layers = [nn.MaxPool2d(2) if type(a).__name__ in POOLINGS else a for a in rest]
+    for i in range(len(layers)):
+        pair = layers[i : i + 2]
+        if {type(a) for a in pair} == {nn.MaxPool2d, nn.ReLU}:
+            layers[i : i + 2] = sorted(pair, key=lambda a: isinstance(a, nn.ReLU) == pool_first)
+    network = nn.Sequential(Normalize(first), *layers)
+    return network.to(memory_format=torch.contiguous_format)
+
+
+def variants(name: str, batch: int) -> dict[str, Variant]:
+    """The network in all layouts, each with parameters of its own, on the same images."""
+    make, shape = NETWORKS[name]
+    x = torch.rand(batch, *shape, generator=torch.Generator().manual_seed(0))
+
+    def shipped() -> nn.Sequential:
+        torch.manual_seed(0)
+        return make()
+
+    return {
+        SHIPPED: Variant(shipped(), x),
+        "pooling after the ReLU": Variant(plain(shipped(), pool_first=False), x),
+        "pooling before the ReLU": Variant(plain(shipped(), pool_first=True), x),
+        "before it, channels_last": Variant(
+            plain(shipped(), pool_first=True).to(memory_format=torch.channels_last),
+            x.to(memory_format=torch.channels_last),
+        ),
+    }
+
+
+def step(variant: Variant, **sgd: bool) -> Callable[[], None]:
+    """One local step on a fixed batch."""
+    model, x = variant
+    y = torch.arange(len(x)) % 10
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.1, **sgd)
 
-    def run() -> Tensor:
+    def run() -> None:
         optimizer.zero_grad()
-        loss = F.cross_entropy(model(x), y)
-        loss.backward()
+        F.cross_entropy(model(x), y).backward()
         optimizer.step()
-        return loss
 
     return run
 
 
-def variants(batch: int) -> dict[str, Step]:
-    """The shipped step first."""
-    rng = torch.Generator().manual_seed(0)
-    x, y = torch.rand(batch, 1, 28, 28, generator=rng), torch.arange(batch) % 10
-    images = torch.rand(600, 1, 28, 28, generator=rng)
-    by_channel = torch.channels_last
-    shipped = network()
-    index = torch.randperm(600, generator=rng)[:batch]
+def evaluation(variant: Variant, train: bool) -> Callable[[], None]:
+    """One batch of an evaluation."""
+    model, x = variant
+    model.train(train)
 
-    def gathered() -> Tensor:
-        loss = F.cross_entropy(shipped(images[index]), y)
-        loss.backward()
-        return loss
+    @torch.no_grad()
+    def run() -> None:
+        model(x)
 
-    found = {
-        "shipped": step(network(), x, y),
-        "PyTorch's pooling after the ReLU": step(network(pooled_by_pytorch=True), x, y),
-        "channels_last": step(
-            network(True).to(memory_format=by_channel), x.contiguous(memory_format=by_channel), y
-        ),
-        "SGD foreach": step(network(), x, y, foreach=True),
-        "SGD fused": step(network(), x, y, fused=True),
-        "one batch gathered, no SGD step": gathered,
-    }
-    compiled = step(torch.compile(network()), x, y)
-    try:
-        compiled()
-        found["torch.compile"] = compiled
-    except Exception as error:  # no C++ compiler: said, not hidden
-        print(f"torch.compile does not run here: {type(error).__name__}")
-    return found
+    return run
 
 
-def profile(run: Step, steps: int) -> dict[str, float]:
-    """Milliseconds a step by operation, self time, the largest first."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
+def compare(title: str, runs: Mapping[str, Callable[[], object]], repeats: int) -> None:
+    """Lets ``runs`` take turns and prints their times and ratios."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    turns, order = list(runs), random.Random(0)
+    for i in range(-3, repeats):
+        order.shuffle(turns)
+        for name in turns:
+            start = time.perf_counter()
+            runs[name]()
+            if i >= 0:
+                times[name].append(time.perf_counter() - start)
+    print(f"\n{title}")
+    for name, taken in times.items():
+        ratio = statistics.median(a / b for a, b in zip(taken, times[SHIPPED], strict=True))
+        median = 1e3 * statistics.median(taken)
+        print(f"{name:<26} {median:9.3f} ms  {ratio:5.2f} x {SHIPPED}", flush=True)
+
+
+def profile(title: str, run: Callable[[], None], steps: int) -> None:
+    """Prints the time of ``steps`` steps by operation."""
+    run()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiled:
         for _ in range(steps):
             run()
-    spent = {event.key: event.self_cpu_time_total / 1e3 / steps for event in found.key_averages()}
-    return dict(sorted(spent.items(), key=lambda item: -item[1]))
-
-
-def evaluation(repeats: int) -> dict[int, float]:
-    """Seconds for 20,000 images by batch size, medians."""
-    model, found = network(), {}
-    for size in (1000, 250, 100):
-        x, taken = torch.rand(size, 1, 28, 28), []
-        with torch.no_grad():
-            for i in range(repeats + 2):
-                start = time.perf_counter()
-                model(x)
-                if i >= 2:
-                    taken.append(time.perf_counter() - start)
-        found[size] = statistics.median(taken) * 20_000 / size
-    return found
+    print(f"\n{title}, {steps} steps")
+    print(profiled.key_averages().table(sort_by="self_cpu_time_total", row_limit=14))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--batches", nargs="+", type=int, help="16 32, in an evaluation 1000 250")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--repeats", type=int, help="100 steps, or 10 batches of an evaluation")
     parser.add_argument("--evaluation", action="store_true")
+    parser.add_argument("--profile", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    print(f"python benchmarks/tried.py {' '.join(sys.argv[1:])}".rstrip())
-    print(f"torch {torch.__version__}, {arguments.threads} thread(s), commit {commit()}")
-    if arguments.evaluation:
-        for size, seconds in evaluation(20).items():
-            print(f"batches of {size:>4}: {seconds:.2f} s")
-        return
-    runs = variants(arguments.batch)
-    if arguments.profile:
-        for name in ("PyTorch's pooling after the ReLU", "shipped"):
-            profile(runs[name], 10)
-            spent = profile(runs[name], arguments.steps)
-            print(f"\n{name}: {sum(spent.values()):.2f} ms a step")
-            for operation, milliseconds in list(spent.items())[:14]:
-                print(f"{operation:<48} {milliseconds:6.3f} ms")
-        return
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for i in range(arguments.steps + 10):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if i >= 10:
-                times[name].append(time.perf_counter() - start)
-    shipped = statistics.median(times["shipped"])
-    for name, taken in times.items():
-        median = statistics.median(taken)
-        print(f"{name:<34} {1e3 * median:7.3f} ms  {median / shipped:.2f} x shipped")
+    print(command())
+    print(f"torch {torch.__version__}, {arguments.threads} thread(s), {processor()}")
+    print(f"commit {commit()}")
+    repeats = arguments.repeats or (10 if arguments.evaluation else 100)
+    for name in arguments.networks:
+        for batch in arguments.batches or ([1000, 250] if arguments.evaluation else [16, 32]):
+            title, layouts = f"{name}, {batch} images", variants(name, batch)
+            steps = {layout: step(variant) for layout, variant in layouts.items()}
+            if arguments.profile:
+                for layout, run in steps.items():
+                    profile(f"{title}, {layout}", run, repeats)
+            elif arguments.evaluation:
+                for mode in ("eval", "train"):
+                    runs = {k: evaluation(v, mode == "train") for k, v in layouts.items()}
+                    compare(f"{title}, {mode} mode", runs, repeats)
+            else:
+                for key in ("foreach", "fused"):
+                    steps[f"SGD {key}"] = step(variants(name, batch)[SHIPPED], **{key: True})
+                compare(title, steps, repeats)
 
 
 if __name__ == "__main__":

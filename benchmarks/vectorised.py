@@ -1,12 +1,11 @@
 """How much faster the clients of a round train at once than one after the other.
 
-    OMP_NUM_THREADS=1 python benchmarks/vectorised.py [--repeats 5] [--accelerator cpu]
+    python benchmarks/vectorised.py [--repeats 5] [--threads 1] [--accelerator cpu]
 
 100 clients, cohorts of 10 and 100, one local epoch. In each repeat both executions train the same
 cohort in turn, so that a slow moment of the machine hits both; printed are the medians over the
-repeats of the *ratio* within a repeat, its range, and how far apart the updates are. The sequential
-execution is this package's own, Lightning's optimizer wrapper included, the whole round is timed,
-from the global weights to the packed updates.
+repeats of the *ratio* within a repeat, its range, and how far apart the updates are. Both
+executions are this package's own, from the global weights to the updates.
 
 With a GPU, one local step is also captured into a CUDA graph and replayed (``--accelerator gpu``).
 That part has never run: it was written on a machine without a GPU.
@@ -26,9 +25,10 @@ import torch
 from torch import nn
 
 import leadfl_pl as fl
-from leadfl_pl.federation.local import LocalTraining
-from leadfl_pl.federation.vectorised import VectorisedTraining
-from leadfl_pl.federation.vectorised.round import Member, VectorisedRound
+from leadfl_pl.federation.clients import Clients
+from leadfl_pl.federation.vectorised import VectorisedClients
+from leadfl_pl.federation.vectorised.round import VectorisedRound
+from leadfl_pl.records.provenance import command, commit, processor
 
 CLIENTS = 100
 
@@ -86,8 +86,8 @@ CASES = {
 }
 
 
-def prepared(case: Case, n: int, accelerator: str) -> tuple[VectorisedTraining, fl.Cohort]:
-    """A federation whose next step is the local training of a cohort."""
+def prepared(case: Case, n: int, accelerator: str) -> tuple[VectorisedClients, fl.Cohort]:
+    """Clients that are ready to train, and a cohort of them."""
     malicious = 25 if case.num_malicious else 0
     federation = fl.Federation(
         fl.FedAvg(), fl.RandomSchedule(), case.attack, CLIENTS, malicious, n, local_epochs=1,
@@ -96,22 +96,16 @@ def prepared(case: Case, n: int, accelerator: str) -> tuple[VectorisedTraining, 
     trainer = fl.FederatedTrainer(
         federation, max_epochs=1, accelerator=accelerator, devices=1, logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        limit_val_batches=0, callbacks=[Quiet()],
+        limit_val_batches=0,
     )  # fmt: skip
-    trainer.fit(fl.FederatedClient(case.net(), case.defense, lr=0.05), case.data())
+    trainer.fit(fl.FederatedClient(case.net(), case.defense, lr=0.05), datamodule=case.data())
     trainer.training = True
-    local = trainer.fit_loop.local
-    attackers = list(local.malicious_ids[: case.num_malicious])
+    clients = trainer.fit_loop.clients
+    assert isinstance(clients, VectorisedClients)
+    attackers = clients.malicious_ids[: case.num_malicious]
     honest = [c for c in range(CLIENTS) if c not in attackers][: n - len(attackers)]
     mask = [False] * len(honest) + [True] * len(attackers)
-    return local, fl.Cohort(0, (*honest, *attackers), tuple(mask))
-
-
-class Quiet(fl.RunReport):
-    """No files, no table."""
-
-    def on_train_epoch_end(self, *_: object) -> None:
-        pass
+    return clients, fl.Cohort(0, (*honest, *attackers), tuple(mask))
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -123,37 +117,39 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 def compare(name: str, case: Case, n: int, repeats: int, accelerator: str) -> None:
-    local, cohort = prepared(case, n, accelerator)
+    clients, cohort = prepared(case, n, accelerator)
 
-    def sequential() -> list[torch.Tensor]:
-        return [LocalTraining.train(local, cohort, p, None) for p in range(n)]
+    def sequential() -> list[fl.ClientUpdate | None]:
+        return list(Clients.train(clients, cohort, range(n), None))
 
-    def vectorised() -> dict[int, torch.Tensor]:
-        return local.train_together(cohort, range(n), None)
+    def vectorised() -> dict[int, fl.ClientUpdate]:
+        return clients.train_together(cohort, range(n), None)
 
-    rows, expected = vectorised(), torch.stack(sequential())
-    found = torch.stack([rows[p] for p in range(n)])
-    found, expected = found[:, : local.vector.d], expected[:, : local.vector.d]
-    apart = ((found - expected).norm(dim=1) / expected.norm(dim=1)).max()
+    at_once, one_by_one = vectorised(), sequential()
+    apart = 0.0
+    for position, update in enumerate(one_by_one):
+        assert update is not None
+        difference = (at_once[position].delta - update.delta).norm() / update.delta.norm()
+        apart = max(apart, float(difference))
     times = [(seconds(sequential), seconds(vectorised)) for _ in range(repeats)]
     ratios = [a / b for a, b in times]
     ms = [1e3 * min(column) for column in zip(*times, strict=True)]
     print(
         f"{name:<30} {n:>4} {ms[0]:>10.1f} {ms[1]:>10.1f} {statistics.median(ratios):>7.2f} x "
-        f"({min(ratios):.2f} .. {max(ratios):.2f})  {float(apart):.0e}",
+        f"({min(ratios):.2f} .. {max(ratios):.2f})  {apart:.0e}",
         flush=True,
     )
 
 
 def capture(case: Case) -> None:
     """Captures one local step into a CUDA graph and compares a replay with the step itself."""
-    local, cohort = prepared(case, 10, "gpu")
+    clients, cohort = prepared(case, 10, "gpu")
     ends = []
     for captured in (False, True):
-        members: list[Member] = local._members(cohort, range(10), None)
+        members = clients._members(cohort, range(10), None)
         training = VectorisedRound(
-            local.client.model, members, (case.defense, case.defense), [None] * 10,
-            local._settings(),
+            clients.client.model, members, (case.defense, case.defense), [None] * 10,
+            clients._settings(),
         )  # fmt: skip
         index = {row: m.part[:4].to("cuda") for row, m in enumerate(members)}
         side = torch.cuda.Stream()
@@ -174,7 +170,7 @@ def capture(case: Case) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--accelerator", default="cpu")
@@ -183,7 +179,9 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
-    print(f"torch {torch.__version__}, {arguments.threads} thread(s), {arguments.repeats} repeats")
+    print(command())
+    print(f"torch {torch.__version__}, {arguments.threads} thread(s), {processor()}")
+    print(f"commit {commit()}")
     print(f"{'case':<30} {'n':>4} {'one by one':>10} {'at once':>10}  (ms, least)  apart")
     for name, case in CASES.items():
         if name.startswith(arguments.only):

@@ -20,6 +20,7 @@ from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.data import FederatedDataModule
 from leadfl_pl.federation.client import FederatedClient
 from leadfl_pl.records.checkpoints import is_federated, read_checkpoint, refusal
+from leadfl_pl.records.global_model import NETWORK
 from leadfl_pl.trainer.strategy import RankLostError
 from leadfl_pl.trainer.trainer import DiskFullError, FederatedTrainer
 
@@ -34,6 +35,12 @@ class SaveConfig(SaveConfigCallback):
                 {k: config.get(k) for k in ("model", "data", "seed_everything")}
                 | {"federation": (config.get("trainer") or {}).get("federation")}
             )
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Puts down how the network is made, for :func:`~leadfl_pl.global_model`."""
+        checkpoint[NETWORK] = self.config.as_dict()["model"]["init_args"]["model"]
 
 
 class FederatedCLI(LightningCLI):

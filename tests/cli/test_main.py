@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from resumed import fit
 
+import leadfl_pl as fl
 from leadfl_pl.cli.main import main
 
 QUICKSTART = ["fit", f"--config={ROOT / 'configs/quickstart.yaml'}"]
@@ -210,3 +212,22 @@ def test_several_devices_give_the_bits_of_one(devices: str) -> None:
     assert done.returncode == 0, done.stderr
     assert main([*QUICKSTART, *TINY]) == 0
     assert rows("two/logs/version_0") == rows()
+
+
+def test_the_global_model_comes_out_of_a_checkpoint_without_naming_its_class() -> None:
+    data = fl.Digits()
+    data.setup()
+    flags = ["--model.model.mean=0.25", "--trainer.max_epochs=1"]
+    assert main([*QUICKSTART, *TINY, *flags]) == 0
+    network = fl.global_model("run/checkpoints/version_0/last.ckpt")
+    assert type(network) is fl.DigitsNet
+    assert float(network[0].mean) == 0.25
+    images, labels = data.test_set
+    accuracy = (network(images).argmax(dim=1) == labels).float().mean()
+    assert float(accuracy) == pytest.approx(float(rows()[-1]["val/clean_accuracy"]))
+
+
+def test_a_run_from_python_has_no_class_to_name() -> None:
+    fit(1)
+    with pytest.raises(fl.ConfigError, match="does not say how its network is made"):
+        fl.global_model("run/checkpoints/version_0/last.ckpt")
