@@ -28,7 +28,9 @@ TOOLS: dict[str, Callable[[list[str]], int]] = {
 
 def main(args: list[str] | None = None) -> int:
     """Runs a subcommand and returns its exit status: see :func:`run`."""
-    args = sys.argv[1:] if args is None else args
+    if args is None:
+        args = sys.argv[1:]
+        sys.path.insert(0, "")  # as with python -m: a class path may name a module of this folder
     name = args[0] if args else None
     if name in ("-h", "--help"):
         print(HELP)
