@@ -143,8 +143,6 @@ class FederatedLoop(_FitLoop):
         device = trainer.strategy.root_device
         module, datamodule = check_run(trainer, federation)
         self._settings = settings(federation, trainer)
-        if self._resumed:
-            check_same(self._resumed["settings"], self._settings)
         datamodule.to(device)
         federation.aggregator.to(device)
         self.clients = choose_clients(
@@ -181,6 +179,8 @@ class FederatedLoop(_FitLoop):
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
         super().on_load_checkpoint(state_dict)
+        check_run(self.trainer, self.federation)
+        check_same(state_dict["settings"], settings(self.federation, self.trainer))
         self._resumed = state_dict
 
     # ------------------------------------------------------------------ plumbing

@@ -153,8 +153,8 @@ class FederatedTrainer(Trainer):
         try:
             with lost_ranks(self.world_size), cpu_threads(self.threads):
                 yield
-        except RankLostError:
-            kill_others(self.strategy)
+        except (RankLostError, ConfigError):
+            kill_others(self.strategy)  # before they say that this one is lost
             raise
         except OSError as error:
             if (full := full_disk(error)) is None:
