@@ -219,6 +219,20 @@ class ReleasedSchedule(Schedule):
         return picked
 
 
+def check_cohort(schedule: Schedule, cohort: object, population: Population, round: int) -> None:
+    """Raises :class:`ConfigError` unless ``cohort`` can be what ``schedule`` must return."""
+    k, _, n, _ = population
+    method = f"{type(schedule).__name__}.cohort"
+    if not isinstance(cohort, Cohort) or cohort.round != round:
+        got = cohort if isinstance(cohort, Cohort) else summarise(cohort)
+        raise ConfigError(f"{method} must return the Cohort of round {round}, got {got}")
+    require_clients(method, cohort.client_ids, n, k)
+    malicious = set(schedule.draw_malicious(population))
+    truth = tuple(c in malicious for c in cohort.client_ids)
+    if tuple(cohort.malicious) != truth:
+        raise ConfigError(f"{method} must return malicious = {truth}, got {cohort.malicious}")
+
+
 def require_clients(method: str, ids: Sequence[int], count: int, num_clients: int) -> None:
     """Raises :class:`ConfigError` unless ``ids`` are ``count`` different clients."""
     shown: object = summarise(ids)

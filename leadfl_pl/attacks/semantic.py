@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -11,15 +12,15 @@ from leadfl_pl.attacks.base import Attack, Task, Triggered, require_class
 from leadfl_pl.core.errors import ConfigError, require_number
 
 
-class Feature:
+class Feature(ABC):
     """Says how much of a natural feature is in an image. A subclass defines ``__call__``."""
 
-    def check(self, image_shape: Sequence[int]) -> None:
+    def check(self, image_shape: Sequence[int]) -> None:  # noqa: B027
         """Raises :class:`ConfigError` if it does not fit images (C, H, W)."""
 
+    @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
         """Scores (B,) of the images (B, C, H, W). No host synchronisation."""
-        raise NotImplementedError(f"{type(self).__name__} must define __call__()")
 
 
 class Brightness(Feature):

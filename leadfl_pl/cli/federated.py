@@ -7,16 +7,16 @@ import sys
 import traceback
 import warnings
 from pathlib import Path
-from signal import SIGINT
+from signal import SIGINT, SIGTERM
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from leadfl_pl.cli.messages import configuration_error
+from leadfl_pl.cli.messages import configuration_error, not_made
 from leadfl_pl.cli.parser import TRACEBACK_VARIABLE, OneLineParser, seed
-from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.errors import ConfigError, errors_of
 from leadfl_pl.data import FederatedDataModule
 from leadfl_pl.federation.client import FederatedClient
 from leadfl_pl.records.checkpoints import is_federated, read_checkpoint, refusal
@@ -30,10 +30,11 @@ class SaveConfig(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         config = self.config.as_dict()
         for logger in trainer.loggers:
-            logger.log_hyperparams(
-                {k: config.get(k) for k in ("model", "data", "seed_everything")}
-                | {"federation": (config.get("trainer") or {}).get("federation")}
-            )
+            with errors_of(f"trainer.logger = {type(logger).__name__}"):
+                logger.log_hyperparams(
+                    {k: config.get(k) for k in ("model", "data", "seed_everything")}
+                    | {"federation": (config.get("trainer") or {}).get("federation")}
+                )
 
 
 class FederatedCLI(LightningCLI):
@@ -70,10 +71,11 @@ class FederatedCLI(LightningCLI):
         except UnicodeDecodeError as error:
             raise ConfigError(f"a config must be UTF-8 text: {error}") from error
         path = self.config[self.config.subcommand].get("ckpt_path")
-        if path in (None, "last"):
+        if path == "last" or (path is None and self.config.subcommand == "fit"):
             return
-        if not Path(path).is_file():
-            raise ConfigError(f"ckpt_path must be a checkpoint or last, got ckpt_path = {path}")
+        if path is None or not Path(path).is_file():
+            shown = "null" if path is None else path
+            raise ConfigError(f"ckpt_path must be a checkpoint or last, got ckpt_path = {shown}")
         checkpoint = read_checkpoint(Path(path))
         if self.config.subcommand == "fit" and not is_federated(checkpoint):
             raise refusal(Path(path), "it was not written by a FederatedTrainer")
@@ -82,15 +84,11 @@ class FederatedCLI(LightningCLI):
         """Says in one sentence why a class cannot be made of its settings."""
         try:
             super().instantiate_classes()
-        except (ImportError, TypeError, ValueError) as error:
+        except Exception as error:
             if configuration_error(error):
                 raise
-            cause: BaseException = error  # jsonargparse says what it tried besides, down to it
-            while cause.__cause__ is not None:
-                cause = cause.__cause__
             raise ConfigError(
-                f"the configuration cannot be used: {' '.join(str(cause).split())} "
-                f"({TRACEBACK_VARIABLE}=1 shows where)"
+                f"{not_made(error)} ({TRACEBACK_VARIABLE}=1 shows where)"
             ) from error
 
 
@@ -112,6 +110,8 @@ def run(args: list[str]) -> int:
         return _failure(cause, 2)
     except (RankLostError, DiskFullError) as error:
         return _failure(error, 1)
+    except SIGTERMException:  # before the first round
+        return 128 + SIGTERM
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning's way to end on Ctrl-C
             return 128 + SIGINT

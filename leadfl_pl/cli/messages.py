@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import traceback
 from importlib import import_module
 from typing import Any
 
@@ -40,6 +41,20 @@ def configuration_error(error: BaseException | None) -> BaseException | None:
             return error
         error = error.__cause__ or error.__context__
     return None
+
+
+def not_made(error: BaseException) -> str:
+    """Which object could not be made of which settings, and what its ``__init__`` said."""
+    while error.__cause__ is not None:  # jsonargparse says what it tried besides
+        error = error.__cause__
+    reason = " ".join(str(error).split()) or repr(error)
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_name == "__init__" and "self" in frame.f_locals:
+            owner = type(frame.f_locals["self"])
+            given = [k for k in inspect.signature(owner).parameters if k in frame.f_locals]
+            settings = ", ".join(f"{k} = {frame.f_locals[k]}" for k in given)
+            return f"{owner.__name__} cannot be made of {settings or 'nothing'}: {reason}"
+    return f"the configuration cannot be used: {reason}"
 
 
 def load_class(class_path: str) -> Any:
@@ -107,7 +122,7 @@ def _no_class(key: str, value: str) -> str:
         return f"{key} must be settings or a file with them, got {_value(value)}"
     seam = None if key == "model.model" else SEAMS.get(key.rpartition(".")[2])
     known = f"; known are {', '.join(_known(seam))}" if seam else ""
-    return f"{key} = {_value(value)}: neither a class nor a file of that name{known}"
+    return f"{key} = {_value(value)}: neither such a class nor a file of that name{known}"
 
 
 def _wrong_type(key: str, kinds: list[str], value: str) -> str:
@@ -123,7 +138,7 @@ def _value(text: str) -> str:
 
 def _type_name(kind: str) -> str:
     name = re.sub(r"[\w.]+\.(\w+)", r"\1", re.sub(r"<class '(.+)'>", r"\1", kind))
-    name = re.sub(r"^(Sequence|Iterable)\b", "list", name.replace("NoneType", "null"))
+    name = re.sub(r"^(Sequence|Iterable|tuple)\b", "list", name.replace("NoneType", "null"))
     return re.sub(r"Literal\[(.+)\]", r"one of \1", name)
 
 

@@ -61,7 +61,7 @@ def test_print_config_prints_what_init_writes(capsys: pytest.CaptureFixture) -> 
         (["--config=there.yaml"], "init must be followed by the file to write"),
         (["own.yaml", "--config=missing.yaml"], "missing.yaml: file does not exist"),
         (["own.yaml", "--config=there.yaml"], "config = there.yaml must have keys"),
-        (["own.yaml", "--model.defense=Nope"], "model.defense = Nope: neither a class nor a file"),
+        (["own.yaml", "--model.defense=Nope"], "model.defense = Nope: neither such a class nor a file"),
     ],
 )
 def test_what_cannot_be_written_is_one_sentence(

@@ -43,7 +43,7 @@ def failure(capsys: pytest.CaptureFixture, *flags: str) -> str:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--model.defense=Nope"], "model.defense = Nope: neither a class nor a file of that name; "
+        (["--model.defense=Nope"], "model.defense = Nope: neither such a class nor a file of that name; "
                                    "known are "),
         (["--model.defense.alpha=abc"], "model.defense.alpha must be float, got abc"),
         (["--model.defense.alfa=1"], "model.defense.alfa is no setting of LeadFL, which has alpha"),
