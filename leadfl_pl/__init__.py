@@ -68,8 +68,9 @@ from leadfl_pl.data import (
 )
 from leadfl_pl.data.splits import IID, Dirichlet, LabelLimited, QuantitySkew, Shards, Split
 from leadfl_pl.defenses import FLWBC, LDP, ClientDefense, LeadFL, NoDefense, leadfl_gradient
-from leadfl_pl.federation.client import FederatedClient, LeadFLClient, MaliciousClient
+from leadfl_pl.federation.client import FederatedClient, LeadFLClient
 from leadfl_pl.federation.config import Federation
+from leadfl_pl.federation.malicious_client import MaliciousClient
 from leadfl_pl.metrics import AverageOverRounds, BackdoorAccuracy, CleanAccuracy
 from leadfl_pl.models import CIFAR10Net, DigitsNet, FashionMNISTNet, ResNet18
 from leadfl_pl.records.report import RunReport

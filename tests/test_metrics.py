@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from leadfl_pl import AverageOverRounds, BackdoorAccuracy, CleanAccuracy, MaliciousSelected
+from leadfl_pl import AverageOverRounds, BackdoorAccuracy, CleanAccuracy
 
 
 def test_shares_are_over_examples_and_not_over_batches() -> None:
@@ -38,11 +38,3 @@ def test_the_average_over_rounds_survives_a_checkpoint() -> None:
     for value in (0.5, 0.0):
         second.update(torch.tensor(value))
     assert second.compute().item() == 0.5
-
-
-def test_selected_malicious_are_counted_in_the_last_round_only() -> None:
-    metric = MaliciousSelected()
-    malicious = torch.tensor([True, True, False, False])
-    metric.update(torch.tensor([0, 1]), malicious)
-    metric.update(torch.tensor([1, 2]), malicious)
-    assert metric.compute().item() == 1

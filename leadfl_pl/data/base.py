@@ -202,7 +202,7 @@ def check_sets(module: FederatedDataModule, sets: object) -> None:
         if not hasattr(module, key):
             raise ConfigError(f"{name} must define {key}, got none")
     require_numbers(name, "image_shape", module.image_shape, least=1, length=3)
-    require_number(name, "num_classes", module.num_classes, least=2, whole=True)
+    require_number(name, "num_classes", module.num_classes, least=1, whole=True)
     for which, (images, labels) in zip(("training", "test"), pair, strict=True):
         demand = f"{name}.load must return {which}"
         shape = ("N", *module.image_shape)

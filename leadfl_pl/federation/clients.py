@@ -15,9 +15,10 @@ from leadfl_pl.core.rng import generator
 from leadfl_pl.core.values import AttackerView, ClientUpdate, Cohort
 from leadfl_pl.core.vector import ModelVector
 from leadfl_pl.data import FederatedDataModule
-from leadfl_pl.federation.client import FederatedClient, MaliciousClient
+from leadfl_pl.federation.client import FederatedClient
 from leadfl_pl.federation.client_update import LocalTask, client_update
 from leadfl_pl.federation.config import Federation
+from leadfl_pl.federation.malicious_client import MaliciousClient
 
 SERVER = -1  # in place of a client's id, in the seeds of the server's own training
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from leadfl_pl.core.errors import require_choice
-from leadfl_pl.models.pooling import MaxPool2x2
 
 Norm = Literal["batch", "group"]
 RGB = tuple[float, float, float]
@@ -36,6 +35,18 @@ class Normalize(nn.Module):
         return (x - self.mean) / self.std
 
 
+class ImageNetwork(nn.Sequential):
+    """Layers in ``torch.channels_last``: the channels of a pixel lie side by side in memory.
+
+    PyTorch's CPU kernels, max pooling's most of all, are vectorised over what lies side by side.
+    Max pooling stands before the ReLU, which gives the same values from a quarter of the work.
+    """
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__(*layers)
+        self.to(memory_format=torch.channels_last)
+
+
 def group_norm(channels: int) -> nn.GroupNorm:
     """GroupNorm with gcd(channels, 8) groups.
 
@@ -58,8 +69,8 @@ def norm_layer(owner: str, norm: str) -> Callable[[int], nn.Module]:
     return nn.BatchNorm2d if norm == "batch" else group_norm
 
 
-class FashionMNISTNet(nn.Sequential):
-    """The report's network for 1 x 28 x 28 images, 29,034 parameters.
+class FashionMNISTNet(ImageNetwork):
+    """The network of Guthmann and Tan's report for 1 x 28 x 28 images, 29,034 parameters.
 
     Two blocks of conv 5 x 5 (pad 2), BatchNorm, ReLU, max pooling by 2, with 16 and 32 channels;
     linear 1568 to 10.
@@ -85,18 +96,18 @@ class FashionMNISTNet(nn.Sequential):
             Normalize(mean, std),
             nn.Conv2d(1, 16, kernel_size=5, padding=2),
             make_norm(16),
-            MaxPool2x2(),
+            nn.MaxPool2d(2),
             nn.ReLU(),
             nn.Conv2d(16, 32, kernel_size=5, padding=2),
             make_norm(32),
-            MaxPool2x2(),
+            nn.MaxPool2d(2),
             nn.ReLU(),
             nn.Flatten(),
             nn.Linear(32 * 7 * 7, num_classes),
         )
 
 
-class DigitsNet(nn.Sequential):
+class DigitsNet(ImageNetwork):
     """A small convolutional network for scikit-learn's 1 x 8 x 8 digits, 2,730 parameters.
 
     Conv 3 x 3 (pad 1) with 16 channels, ReLU, max pooling by 2; linear 256 to 10.
@@ -110,15 +121,15 @@ class DigitsNet(nn.Sequential):
         super().__init__(
             Normalize(mean, std),
             nn.Conv2d(1, 16, kernel_size=3, padding=1),
-            MaxPool2x2(),
+            nn.MaxPool2d(2),
             nn.ReLU(),
             nn.Flatten(),
             nn.Linear(16 * 4 * 4, num_classes),
         )
 
 
-class CIFAR10Net(nn.Sequential):
-    """The report's network for 3 x 32 x 32 images, 551,466 parameters.
+class CIFAR10Net(ImageNetwork):
+    """The network of Guthmann and Tan's report for 3 x 32 x 32 images, 551,466 parameters.
 
     Three blocks of two times [conv 3 x 3 (pad 1), ReLU, BatchNorm] and max pooling by 2, with 32,
     64 and 128 channels; linear 2048 to 128; linear 128 to 10.
@@ -153,12 +164,12 @@ class CIFAR10Net(nn.Sequential):
             for inputs in (before, channels):
                 convolution = nn.Conv2d(inputs, channels, kernel_size=3, padding=1)
                 layers += [convolution, nn.ReLU(), make_norm(channels)]
-            layers.append(MaxPool2x2())
+            layers.append(nn.MaxPool2d(2))
         layers += [nn.Flatten(), nn.Linear(128 * 4 * 4, 128), nn.Linear(128, num_classes)]
         super().__init__(*layers)
 
 
-class ResNet18(nn.Sequential):
+class ResNet18(ImageNetwork):
     """torchvision's ResNet-18 with a stem for 3 x 32 x 32 images, 11,220,132 parameters.
 
     The first convolution is 3 x 3 with stride 1 (pad 1), and no max pooling follows it.

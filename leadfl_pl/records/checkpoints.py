@@ -23,6 +23,7 @@ from leadfl_pl.records.folders import (
     RunLogger,
     claim,
     is_run_folder,
+    last_checkpoint,
     next_number,
     touch,
 )
@@ -55,32 +56,36 @@ class RoundCheckpoint(ModelCheckpoint):
         self.root = root
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit" and trainer.is_global_zero:
-            self.dirpath = str(self._folder(trainer))
-        super().setup(trainer, pl_module, stage)  # tells the other ranks
+        if stage == "fit" and trainer.ckpt_path:
+            folder = Path(trainer.ckpt_path).parent
+            if is_run_folder(folder):
+                for part in folder.glob(f"*{PART}"):
+                    part.unlink(missing_ok=True)  # of a process that was killed
+                touch(folder)
+                self.dirpath = str(folder)
+                super().setup(trainer, pl_module, stage)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.dirpath is None:  # a fresh run, which nothing refuses any more
+            if trainer.is_global_zero:
+                logger = trainer.logger
+                number = next_number(self.root)
+                if isinstance(logger, RunLogger):
+                    number = logger.version
+                self.dirpath = str(claim(self.root / CHECKPOINTS, number))
+            super().setup(trainer, pl_module, "fit")  # tells the other ranks
+        super().on_train_start(trainer, pl_module)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict["dirpath"] == self.dirpath:  # else the files are those of another run
             super().load_state_dict(state_dict)
 
-    def _folder(self, trainer: Trainer) -> Path:
-        if trainer.ckpt_path and is_run_folder(folder := Path(trainer.ckpt_path).parent):
-            for part in folder.glob(f"*{PART}"):
-                part.unlink(missing_ok=True)  # of a process that was killed
-            touch(folder)
-            return folder
-        logger = trainer.logger
-        number = logger.version if isinstance(logger, RunLogger) else next_number(self.root)
-        return claim(self.root / CHECKPOINTS, number)
-
 
 def how_to_go_on(trainer: Trainer) -> str:
     """A sentence for somebody whose run has ended early."""
     for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, RoundCheckpoint) and callback.last_model_path:
-            return (
-                f"The last checkpoint is whole: go on with ckpt_path = {callback.last_model_path}"
-            )
+        if isinstance(callback, RoundCheckpoint) and (last := last_checkpoint(callback.root)):
+            return f"The last checkpoint is whole: go on with ckpt_path = {last}"
     return "There is no checkpoint to go on from"
 
 
@@ -163,6 +168,12 @@ def _read(path: Path, map_location: Any = "cpu", weights_only: bool = True) -> d
 def is_federated(checkpoint: dict[str, Any]) -> bool:
     """Whether a FederatedTrainer wrote it, so that a run can go on from it."""
     return "rounds_done" in checkpoint["loops"].get("fit_loop", {}).get("state_dict", {})
+
+
+def require_federated(path: Path, weights_only: bool = True) -> None:
+    """Raises :class:`ConfigError` unless a run can go on from the checkpoint at ``path``."""
+    if not is_federated(read_checkpoint(path, weights_only=weights_only)):
+        raise refusal(path, "it was not written by a FederatedTrainer")
 
 
 def check_network(checkpoint: dict[str, Any], client: LightningModule) -> None:

@@ -11,7 +11,6 @@ from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 
-from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.core.rng import derive_seed, isolated_rng
 from leadfl_pl.core.values import ClientUpdate, Cohort
 from leadfl_pl.federation.clients import Clients
@@ -142,11 +141,8 @@ class FederatedLoop(_FitLoop):
         """Loads and splits the data, once, and makes the rank's client tasks the "batches"."""
         if self._combined_loader is not None:
             return
-        trainer, federation, device = (
-            self.trainer,
-            self.federation,
-            self.trainer.strategy.root_device,
-        )
+        trainer, federation = self.trainer, self.federation
+        device = trainer.strategy.root_device
         module, datamodule = check_run(trainer, federation)
         self._settings = settings(federation, trainer)
         if self._resumed:
@@ -187,11 +183,6 @@ class FederatedLoop(_FitLoop):
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
         super().on_load_checkpoint(state_dict)
-        if "rounds_done" not in state_dict:
-            raise ConfigError(
-                f"ckpt_path = {self.trainer.ckpt_path} cannot be used: it was not written by a "
-                "FederatedTrainer"
-            )
         self._resumed = state_dict
 
     # ------------------------------------------------------------------ plumbing

@@ -96,8 +96,10 @@ class FederatedStrategy(DDPStrategy):
     def configure_ddp(self) -> None:
         """Makes the module equal on all ranks instead of wrapping it."""
         assert self.lightning_module is not None
-        for tensor in self.lightning_module.state_dict(keep_vars=True).values():
-            torch.distributed.broadcast(tensor.detach(), src=0)
+        for tensor in self.lightning_module.state_dict().values():
+            value = tensor.contiguous()  # whatever the memory format
+            torch.distributed.broadcast(value, src=0)
+            tensor.copy_(value)
 
     @classmethod
     def register_strategies(cls, strategy_registry: Any) -> None:

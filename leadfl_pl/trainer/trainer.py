@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,11 +11,10 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.accelerators import CPUAccelerator
-from lightning.pytorch.utilities import rank_zero_info
 
 from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.federation.config import Federation
-from leadfl_pl.records.checkpoints import how_to_go_on
+from leadfl_pl.records.checkpoints import how_to_go_on, require_federated
 from leadfl_pl.records.files import full_disk
 from leadfl_pl.records.folders import last_checkpoint
 from leadfl_pl.trainer.arguments import trainer_arguments
@@ -99,7 +99,10 @@ class FederatedTrainer(Trainer):
                 super().fit(model, *data, ckpt_path, weights_only)
                 return
             try:
-                self.ckpt_path = self._last(fresh=True) if ckpt_path == "last" else ckpt_path
+                path = self._last(fresh=True) if ckpt_path == "last" else Path(ckpt_path)
+                if path is not None:
+                    require_federated(path, weights_only is not False)
+                self.ckpt_path = path
                 super().fit(model, *data, None, weights_only)
             finally:
                 self.ckpt_path = None  # of this fit only
@@ -141,7 +144,8 @@ class FederatedTrainer(Trainer):
         )
         if not fresh:
             raise ConfigError(nothing)
-        rank_zero_info(f"{nothing}: a fresh run starts with round 0")
+        if self.is_global_zero:
+            print(f"{nothing}: a fresh run starts with round 0", file=sys.stderr)
         return None
 
     @contextmanager

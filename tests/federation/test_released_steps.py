@@ -58,7 +58,7 @@ class Recorder(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: FederatedClient) -> None:
         if trainer.current_epoch in self.new_rounds:
-            pl_module.start_round(noise_seed=0)
+            pl_module.start_round(noise_seed=0, num_steps=1)
 
     def on_train_batch_end(self, trainer, pl_module, *_) -> None:
         state = pl_module.model.state_dict()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from conftest import ROOT
@@ -74,13 +76,13 @@ def same_state(ours: nn.Module, published: nn.Module) -> None:
     assert all(torch.equal(state[key], expected[key]) for key in expected)
     size = {1568: 28, 256: 8}[list(expected.values())[-2].shape[1]]
     images = torch.rand(3, 1, size, size)
-    assert torch.equal(ours(images), published(images))
+    torch.testing.assert_close(ours(images), published(images))
 
 
 def test_cifar10_blocks_are_conv_relu_norm_and_no_relu_before_the_last_layer() -> None:
     kinds = [type(layer).__name__ for layer in CIFAR10Net()]
     unit = ["Conv2d", "ReLU", "BatchNorm2d"]
-    block = [*unit, *unit, "MaxPool2x2"]
+    block = [*unit, *unit, "MaxPool2d"]
     assert kinds == ["Normalize", *block, *block, *block, "Flatten", "Linear", "Linear"]
 
 
@@ -145,3 +147,20 @@ def test_any_network_is_a_class_path_away(flags: list[str]) -> None:
     fewer = ["--trainer.federation.num_clients=60", "--data.batch_size=4"]
     quiet = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
     assert main(["fit", quickstart, *flags, *small, *fewer, *quiet]) == 0
+
+
+@pytest.mark.parametrize("network", SHAPES)
+def test_channels_side_by_side_and_pooling_first_change_nothing_but_rounding(
+    network: type[nn.Module],
+) -> None:
+    net = build(network).double()
+    kernels = [p for p in net.parameters() if p.ndim == 4]
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)
+    plain = copy.deepcopy(net).to(memory_format=torch.contiguous_format)
+    layers = list(plain)
+    for i, layer in enumerate(plain):
+        if isinstance(layer, nn.MaxPool2d) and isinstance(plain[i + 1], nn.ReLU):
+            layers[i : i + 2] = [plain[i + 1], layer]
+    x = torch.rand(8, *SHAPES[network], dtype=torch.float64)
+    expected = nn.Sequential(*layers)(x)
+    torch.testing.assert_close(net(x), expected, rtol=1e-10, atol=1e-12)

@@ -199,25 +199,6 @@ def test_a_file_is_on_the_disk_before_it_gets_its_name(monkeypatch: pytest.Monke
     assert calls == ["fsync", "replace", "fsync"]  # the file, its name, the folder
 
 
-@pytest.mark.parametrize("links", [True, False])
-def test_last_is_replaced_at_once_with_hard_links_or_without(
-    links: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuses(*_: object) -> None:
-        raise OSError(errno.EPERM, "no hard links here")
-
-    if not links:
-        monkeypatch.setattr(files.os, "link", refuses)
-    for content in (b"one", b"two"):
-        Path("target").unlink(missing_ok=True)
-        Path("target").write_bytes(content)
-        files.link_whole(Path("last"), Path("target"))
-        files.link_whole(Path("last"), Path("target"))  # again: it is that file already
-        assert Path("last").read_bytes() == content
-    assert Path("last").samefile("target") == links
-    assert {p.name for p in Path().iterdir()} == {"last", "target"}
-
-
 def test_the_last_two_rounds_are_kept(run_folder: Path) -> None:
     assert {p.name for p in run_folder.iterdir()} == {"round-1.ckpt", "round-2.ckpt", "last.ckpt"}
     assert [rounds_in(run_folder / f"round-{t}.ckpt") for t in (1, 2)] == [2, 3]

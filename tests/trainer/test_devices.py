@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import signal
@@ -15,14 +14,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 from conftest import ROOT
 from devices_job import RUNS, parts_of_the_runs
 from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from tiny import SmallImages, small_client, small_trainer
 
 import leadfl_pl as fl
-from leadfl_pl.trainer.strategy import LOST, FederatedStrategy, RankLostError, deal, lost_ranks
+from leadfl_pl.trainer.strategy import LOST, FederatedStrategy, RankLostError, lost_ranks
 
 JOB = str(ROOT / "tests" / "trainer" / "devices_job.py")
 SOME = ["none", "leadfl", "skewed", "flame", "dba", "batch statistics"]
@@ -212,24 +210,6 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 3, 7, 12])
-def test_clients_are_dealt_out_once_longest_first_to_the_least_loaded(world_size: int) -> None:
-    rng = torch.Generator().manual_seed(world_size)
-    costs = (100 * torch.rand(10, generator=rng) ** 3).tolist()
-    hands = deal(costs, world_size)
-    dealt = [p for hand in hands for p in hand if p is not None]
-    assert sorted(dealt) == list(range(10))
-    assert {len(hand) for hand in hands} == {-(-10 // world_size)}
-    for early, late in itertools.pairwise(zip(*hands, strict=True)):
-        assert min(costs[p] for p in early) >= max(costs[p] for p in late if p is not None)
-
-    def longest(hands: list[list[int | None]]) -> float:
-        return max(sum(costs[p] for p in hand if p is not None) for hand in hands)
-
-    in_order = [list(range(rank, 10, world_size)) for rank in range(world_size)]
-    assert longest(hands) <= longest(in_order)
 
 
 def test_the_observer_of_processes_says_the_same_sentence(

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
-from leadfl_pl.trainer.signals import StopSignals
 from lightning.pytorch import Callback, LightningModule, Trainer
 from resumed import FOLDER, assert_is_whole, fit, rounds_in, whole
 from tiny import SmallImages, small_client, small_trainer
@@ -54,7 +53,7 @@ def test_a_signal_ends_the_run_after_its_round_with_all_its_records(
     first, last = (line for line in capfd.readouterr().err.splitlines() if number.name in line)
     assert first.startswith(f"{number.name}: the run stops after this round")
     assert last == (
-        f"{number.name}: stopped after round 2 of 5. The last checkpoint is whole: go on with "
+        f"{number.name}: stopped after 2 of 5 rounds. The last checkpoint is whole: go on with "
         f"ckpt_path = {FOLDER / 'last.ckpt'}"
     )
     assert_is_whole(fit(5, ckpt_path="last"))
@@ -101,7 +100,7 @@ def test_without_checkpoints_it_says_so(capfd: pytest.CaptureFixture) -> None:
     trainer = small_trainer(rounds=3, callbacks=[Send(signal.SIGTERM, round=0)])
     trainer.fit(small_client(), datamodule=SmallImages())
     assert trainer.stopped_by == signal.SIGTERM
-    assert "stopped after round 1 of 3. There is no checkpoint to go on" in capfd.readouterr().err
+    assert "stopped after 1 of 3 rounds. There is no checkpoint to go on" in capfd.readouterr().err
 
 
 def test_a_handler_that_was_there_is_called_as_well_and_put_back(
@@ -125,14 +124,11 @@ def test_a_handler_that_was_there_is_called_as_well_and_put_back(
 def test_whoever_has_replaced_the_handler_of_ctrl_c_keeps_it() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        signals = StopSignals()
-        signals.install(None, quiet=True)
-        os.kill(os.getpid(), signal.SIGINT)
-        assert signals.weight == 0
-        signals.restore()
+        fit(3, callbacks=[Send(signal.SIGINT)])
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
+    assert rounds_in(FOLDER / "last.ckpt") == 3
 
 
 @pytest.mark.parametrize(
@@ -162,7 +158,7 @@ def test_processes_agree_on_a_signal_that_only_one_of_them_got() -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(job, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert "SIGTERM: stopped after round 2 of 5." in done.stderr
+    assert "SIGTERM: stopped after 2 of 5 rounds." in done.stderr
     assert rounds_in(FOLDER / "last.ckpt") == 2
     assert_is_whole(fit(5, ckpt_path="last"))  # on one process
 

@@ -27,6 +27,7 @@ class Member(NamedTuple):
     position: int  # in the cohort
     client_id: int
     part: Tensor  # (N,) its examples in the training set
+    defense: ClientDefense
     attack: Attack | None  # of a malicious client
     order: torch.Generator  # of its examples in an epoch (CPU)
     noise: torch.Generator  # of its defense
@@ -86,7 +87,6 @@ class VectorisedRound:
         model: with the global weights, which stay as they are.
         members: honest ones first, each kind in the order of size, so that rows which act alike
             are neighbours.
-        defenses: of honest and of malicious members.
         momenta: (m,) carried from an earlier round, for each member, None without.
         settings: see :class:`Settings`.
     """
@@ -95,7 +95,6 @@ class VectorisedRound:
         self,
         model: nn.Module,
         members: Sequence[Member],
-        defenses: tuple[ClientDefense, ClientDefense],
         momenta: Sequence[Tensor | None],
         settings: Settings,
     ) -> None:
@@ -115,9 +114,9 @@ class VectorisedRound:
         self._groups: list[AttackGroup | None] = [None] * honest  # by row
         for group in attack_groups(attacks, honest, self.alone):
             self._groups += [group] * (group.stop - group.start)
-        self.blocks = self._make_blocks(defenses)
+        self.blocks = self._make_blocks()
 
-    def _make_blocks(self, defenses: tuple[ClientDefense, ClientDefense]) -> list[Block]:
+    def _make_blocks(self) -> list[Block]:
         settings = self.settings
 
         def key(row: int) -> tuple[bool, int]:
@@ -129,7 +128,7 @@ class VectorisedRound:
             first, *rest = rows
             limit = settings.steps or length * (settings.epochs or 1)
             block = Block(first, first + len(rest) + 1, malicious, length, limit)
-            block.defense = on_stacks(defenses[malicious], self.alone, first)
+            block.defense = on_stacks(self.members[first].defense, self.alone, first)
             params = [p[block.start : block.stop] for p in self.stack.params]
             block.state = block.defense.start(self.stack.names, params)
             blocks.append(block)

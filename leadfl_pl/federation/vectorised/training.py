@@ -11,8 +11,9 @@ from torch import Tensor
 from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.core.rng import derive_seed, generator, isolated_rng
 from leadfl_pl.core.values import ClientUpdate, Cohort
-from leadfl_pl.defenses import ClientDefense, NoDefense, check_update
+from leadfl_pl.defenses import check_update
 from leadfl_pl.federation.clients import Clients
+from leadfl_pl.federation.malicious_client import MaliciousClient
 from leadfl_pl.federation.vectorised.round import Member, Settings, VectorisedRound
 
 
@@ -64,20 +65,12 @@ class VectorisedClients(Clients):
         precision = self.client.trainer.precision_plugin
         try:
             with isolated_rng(), precision.train_step_context():
-                trained = VectorisedRound(
-                    self.client.model,
-                    members,
-                    (self.client.defense, self._attackers_defense()),
-                    [self.momenta.get(m.client_id) for m in members],
-                    self._settings(),
-                )
+                momenta = [self.momenta.get(m.client_id) for m in members]
+                trained = VectorisedRound(self.client.model, members, momenta, self._settings())
                 trained.train()
             return self._updates(trained, start.theta)
         finally:
             self.vector.restore(start)
-
-    def _attackers_defense(self) -> ClientDefense:
-        return self.client.defense if self.federation.defended_attackers else NoDefense()
 
     def _settings(self) -> Settings:
         optimizer = self.client.trainer.optimizers[0]
@@ -98,15 +91,14 @@ class VectorisedClients(Clients):
         t, members = cohort.round, []
         for position in positions:
             client_id = cohort.client_ids[position]
-            attack = None
-            if cohort.malicious[position]:
-                attack = self.local_attack(t, client_id, last_update)
+            client = self.trains_as(cohort, position, last_update)
             noise_seed = derive_seed(self.seed, "noise", t, client_id)
             member = Member(
                 position,
                 client_id,
                 self.parts[client_id],
-                attack,
+                client.defense,
+                client.attack if isinstance(client, MaliciousClient) else None,
                 generator(self.seed, "order", t, client_id),
                 torch.Generator(self.vector.device).manual_seed(noise_seed),
                 derive_seed(self.seed, "client", t, client_id),
@@ -125,13 +117,12 @@ class VectorisedClients(Clients):
         wide = torch.promote_types(self.vector.dtype, torch.float32)
         for block in trained.blocks:
             regularisers = block.defense.regulariser(block.state)
-            defense = self._attackers_defense() if block.malicious else self.client.defense
             for row in range(block.start, block.stop):
                 member = trained.members[row]
                 trained.stack.write_row(row)
                 delta = self.vector.read() - theta
-                sent = defense.finish(delta, member.noise)
-                check_update(defense, delta, sent)
+                sent = member.defense.finish(delta, member.noise)
+                check_update(member.defense, delta, sent)
                 loss = trained.loss_sum[row] / block.limit
                 penalty = torch.zeros_like(loss)
                 if regularisers is not None:

@@ -49,7 +49,7 @@ def a_round(device: str, defense: fl.ClientDefense, attack: fl.Attack | None):
     """Two honest and two malicious clients, and the examples of their first two batches."""
     members = [
         Member(
-            i, i, torch.arange(20), attack if i > 1 else None,
+            i, i, torch.arange(20), defense, attack if i > 1 else None,
             torch.Generator(), torch.Generator(), i,
         )
         for i in range(4)
@@ -59,7 +59,7 @@ def a_round(device: str, defense: fl.ClientDefense, attack: fl.Attack | None):
         index = [{row: torch.zeros(8, dtype=torch.long) for row in range(4)} for _ in range(2)]
         settings = Settings(data, 8, 1, None, 0.1, 0.9, lambda batch: batch)
         net = Net()
-        made = VectorisedRound(net, members, (defense, defense), [None] * 4, settings)
+        made = VectorisedRound(net, members, [None] * 4, settings)
     return made, index
 
 
