@@ -78,7 +78,13 @@ class Schedule:
         k, m, n, _ = population
         if (asked := self.malicious_range()) is None:
             return
+        require_numbers(type(self).__name__, "malicious_range()", asked, least=0, length=2)
         fewest, most = asked
+        if fewest > most:
+            raise ConfigError(
+                f"{type(self).__name__}.malicious_range must return the fewest and the most, "
+                f"got {fewest} and {most}"
+            )
         if most > n:
             raise ConfigError(
                 f"{type(self).__name__}: num_malicious must be <= clients_per_round = {n}, "

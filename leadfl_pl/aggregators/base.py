@@ -166,17 +166,18 @@ def check_aggregated(rule: Aggregator, result: object, n: int, d: int) -> Aggreg
     return result
 
 
-def check_rule(rule: Aggregator, theta: Tensor, n: int) -> None:
-    """Tries a copy of the rule on n random updates of a model (d,) and checks what it returns.
+def check_rule(rule: Aggregator, updates: Tensor) -> None:
+    """Tries a copy of the rule on finite updates (n, d) and checks what it returns.
 
     Raises:
         ConfigError: see :func:`check_aggregated`; or the update has NaN or infinity.
     """
-    rng = torch.Generator(theta.device).manual_seed(0)
-    updates = theta.new_empty(n, len(theta)).normal_(generator=rng)
+    rng = torch.Generator(updates.device).manual_seed(0)
     server = ServerContext(rng, updates[0].clone() if rule.root_size else None)
     with isolated_rng(0):
-        result = copy.deepcopy(rule).aggregate(updates.clone(), updates.new_ones(n), server)
+        result = copy.deepcopy(rule).aggregate(
+            updates.clone(), updates.new_ones(len(updates)), server
+        )
     if not bool(check_aggregated(rule, result, *updates.shape).delta.isfinite().all()):
         raise ConfigError(f"{type(rule).__name__} must give a finite update, got NaN or infinity")
 

@@ -87,9 +87,7 @@ class FederatedCLI(LightningCLI):
         except Exception as error:
             if configuration_error(error):
                 raise
-            raise ConfigError(
-                f"{not_made(error)} ({TRACEBACK_VARIABLE}=1 shows where)"
-            ) from error
+            raise ConfigError(f"{not_made(error)} ({TRACEBACK_VARIABLE}=1 shows where)") from error
 
 
 def run(args: list[str]) -> int:

@@ -83,7 +83,13 @@ def require_number(
 
 
 def require_numbers(
-    owner: str, key: str, values: Any, *, least: float, length: int | None = None
+    owner: str,
+    key: str,
+    values: Any,
+    *,
+    least: float,
+    most: float = LARGEST,
+    length: int | None = None,
 ) -> None:
     """Raises :class:`ConfigError` unless ``values`` are whole numbers, ``length`` of them."""
     if not isinstance(values, Sequence) or len(values) != (length or len(values)):
@@ -92,7 +98,7 @@ def require_numbers(
             f"{_setting(owner, key)} must be {number}whole numbers, got {key} = {values}"
         )
     for value in values:
-        require_number(owner, key, value, least=least, whole=True)
+        require_number(owner, key, value, least=least, most=most, whole=True)
 
 
 def _setting(owner: str, key: str) -> str:
@@ -118,7 +124,11 @@ def require_override(key: str, value: object, base: type) -> None:
 
 
 def require_tensor(
-    demand: str, value: object, shape: Sequence[int | str], *dtypes: torch.dtype
+    demand: str,
+    value: object,
+    shape: Sequence[int | str],
+    *dtypes: torch.dtype,
+    finite: bool = False,
 ) -> None:
     """Raises :class:`ConfigError` unless a user's method returned a tensor like this.
 
@@ -127,6 +137,7 @@ def require_tensor(
         value: what was returned.
         shape: a size is a number, or a letter if any will do.
         dtypes: those that will do; any if not given.
+        finite: neither NaN nor infinity will do.
 
     >>> require_tensor("Mine.finish must return", None, (2730,))
     Traceback (most recent call last):
@@ -143,6 +154,8 @@ def require_tensor(
     if dtypes and value.dtype not in dtypes:
         names = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
         raise ConfigError(f"{demand} a tensor of {names}, got {summarise(value)}")
+    if finite and not bool(value.isfinite().all()):
+        raise ConfigError(f"{demand} finite numbers, got NaN or infinity")
 
 
 def summarise(value: object) -> str:

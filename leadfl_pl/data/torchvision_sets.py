@@ -134,8 +134,8 @@ class TorchvisionData(FederatedDataModule):
 
     def __init__(
         self,
-        train: Dataset[Any],
-        test: Dataset[Any],
+        train: Dataset,  # type: ignore[type-arg]  # jsonargparse refuses settings of Dataset[Any]
+        test: Dataset,  # type: ignore[type-arg]
         split: Split | None = None,
         batch_size: int = 32,
         eval_batch_size: int = 250,

@@ -32,6 +32,7 @@ LEAST = {  # of the whole numbers
     "seed": 0,
 }
 
+
 @dataclasses.dataclass
 class Federation:
     """Population, schedule, attack, rule and server step.

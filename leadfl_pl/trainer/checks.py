@@ -12,20 +12,21 @@ from torchmetrics import Metric
 
 from leadfl_pl.aggregators import Aggregator
 from leadfl_pl.aggregators.base import check_rule
-from leadfl_pl.attacks.checks import check_attack
+from leadfl_pl.attacks.checks import check_attack, try_corrupt
 from leadfl_pl.core.describe import callable_name, describe, first_difference
 from leadfl_pl.core.errors import (
     FLOATS,
     LARGEST,
     ConfigError,
     errors_of,
+    require_override,
     require_tensor,
     where,
 )
 from leadfl_pl.core.values import ClientUpdate, Cohort
 from leadfl_pl.core.vector import ModelVector
 from leadfl_pl.data import FederatedDataModule
-from leadfl_pl.defenses import check_defense
+from leadfl_pl.defenses import ClientDefense, check_defense
 from leadfl_pl.federation.client import FederatedClient
 from leadfl_pl.federation.clients import Clients
 from leadfl_pl.federation.config import Federation
@@ -121,14 +122,21 @@ def check_methods(clients: Clients, num_classes: int) -> None:
     """Raises unless defense, attack and rule, tried once, return what they must."""
     named = [(n, p) for n, p in clients.client.model.named_parameters() if p.requires_grad]
     defense, attack = clients.client.defense, clients.federation.attack
+    require_override("model.defense", defense, ClientDefense)
+    theta = clients.vector.read()
+    rng = torch.Generator(theta.device).manual_seed(0)
+    n = clients.federation.clients_per_round
+    updates = theta.new_empty(n, len(theta)).normal_(generator=rng)
     with errors_of(f"model.defense = {type(defense).__name__}, tried once,"):
         check_defense(defense, [n for n, _ in named], [p for _, p in named])
     if attack is not None and clients.malicious_ids:
         with errors_of(f"trainer.federation.attack = {type(attack).__name__}, tried once,"):
-            check_attack(attack, clients.view(0, clients.malicious_ids[0], None), num_classes)
+            view = clients.view(0, clients.malicious_ids[0], None)
+            check_attack(attack, view, num_classes)
+            try_corrupt(attack, updates)
     rule = clients.federation.aggregator
     with errors_of(f"trainer.federation.aggregator = {type(rule).__name__}, tried once,"):
-        check_rule(rule, clients.vector.read(), clients.federation.clients_per_round)
+        check_rule(rule, updates)
 
 
 def check_clients(
