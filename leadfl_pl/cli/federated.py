@@ -14,9 +14,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from leadfl_pl.cli.messages import configuration_error, not_made
+from leadfl_pl.cli.messages import configuration_error, not_made, not_started
 from leadfl_pl.cli.parser import TRACEBACK_VARIABLE, OneLineParser, seed
-from leadfl_pl.core.errors import ConfigError, errors_of
+from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.data import FederatedDataModule
 from leadfl_pl.federation.client import FederatedClient
 from leadfl_pl.records.checkpoints import is_federated, read_checkpoint, refusal
@@ -30,11 +30,10 @@ class SaveConfig(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         config = self.config.as_dict()
         for logger in trainer.loggers:
-            with errors_of(f"trainer.logger = {type(logger).__name__}"):
-                logger.log_hyperparams(
-                    {k: config.get(k) for k in ("model", "data", "seed_everything")}
-                    | {"federation": (config.get("trainer") or {}).get("federation")}
-                )
+            logger.log_hyperparams(
+                {k: config.get(k) for k in ("model", "data", "seed_everything")}
+                | {"federation": (config.get("trainer") or {}).get("federation")}
+            )
 
 
 class FederatedCLI(LightningCLI):
@@ -87,7 +86,7 @@ class FederatedCLI(LightningCLI):
         except Exception as error:
             if configuration_error(error):
                 raise
-            raise ConfigError(f"{not_made(error)} ({TRACEBACK_VARIABLE}=1 shows where)") from error
+            raise ConfigError(not_made(error)) from error
 
 
 def run(args: list[str]) -> int:
@@ -102,12 +101,13 @@ def run(args: list[str]) -> int:
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)")
     try:
         trainer = FederatedCLI(args=args).trainer
-    except (ValueError, MisconfigurationException) as error:
-        if (cause := configuration_error(error)) is None:
-            raise
-        return _failure(cause, 2)
     except (RankLostError, DiskFullError) as error:
         return _failure(error, 1)
+    except Exception as error:
+        wrong = isinstance(error, (ValueError, MisconfigurationException))
+        if (cause := (wrong and configuration_error(error)) or not_started(error)) is None:
+            raise
+        return _failure(cause, 2)
     except SIGTERMException:  # before the first round
         return 128 + SIGTERM
     except SystemExit as error:

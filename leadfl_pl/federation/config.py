@@ -109,6 +109,8 @@ class Federation:
             raise ConfigError(
                 f"{PATH}.aggregator must define combine() or aggregate(), got {rule.__name__}"
             )
+        if "_modules" not in vars(self.aggregator):
+            raise ConfigError(f"{rule.__name__}.__init__ must call super().__init__() first")
         if rule.forward is not Aggregator.forward:
             raise ConfigError(
                 f"{rule.__name__} must define select() and combine(), which a "

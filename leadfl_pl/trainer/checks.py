@@ -19,6 +19,7 @@ from leadfl_pl.core.errors import (
     LARGEST,
     ConfigError,
     errors_of,
+    require_number,
     require_override,
     require_tensor,
     where,
@@ -61,7 +62,9 @@ def check_network(client: FederatedClient, datamodule: FederatedDataModule) -> N
             f"model.model = {name} must have no SyncBatchNorm, which would "
             "mix the batch statistics of different clients: use BatchNorm or GroupNorm"
         )
-    x, _ = client.trainer.precision_plugin.convert_input(next(iter(datamodule.val_dataloader())))
+    with errors_of(f"{type(datamodule).__name__}.val_dataloader"):
+        batch = next(iter(datamodule.val_dataloader()))
+    x, _ = client.trainer.precision_plugin.convert_input(batch)
     modes = [(part, part.training) for part in client.modules()]
     try:
         with torch.no_grad():
@@ -111,10 +114,12 @@ def check_monitors(trainer: Trainer, federation: Federation) -> None:
 
 def check_root(aggregator: Aggregator, datamodule: FederatedDataModule) -> None:
     """Raises unless the training set has the examples that the rule's root data set takes."""
-    if aggregator.root_size > (available := len(datamodule.train_set.labels)):
+    available, name = len(datamodule.train_set.labels), type(aggregator).__name__
+    require_number(name, "root_size", aggregator.root_size, least=0, whole=True)
+    if aggregator.root_size > available:
         raise ConfigError(
-            f"{type(aggregator).__name__}: root_size must be <= {available}, the number of "
-            f"training examples, got root_size = {aggregator.root_size}"
+            f"{name}: root_size must be <= {available}, the number of training examples, "
+            f"got root_size = {aggregator.root_size}"
         )
 
 
