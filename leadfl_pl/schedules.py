@@ -78,7 +78,13 @@ class Schedule:
         k, m, n, _ = population
         if (asked := self.malicious_range()) is None:
             return
+        require_numbers(type(self).__name__, "malicious_range()", asked, least=0, length=2)
         fewest, most = asked
+        if fewest > most:
+            raise ConfigError(
+                f"{type(self).__name__}.malicious_range must return the fewest and the most, "
+                f"got {fewest} and {most}"
+            )
         if most > n:
             raise ConfigError(
                 f"{type(self).__name__}: num_malicious must be <= clients_per_round = {n}, "
@@ -217,6 +223,20 @@ class ReleasedSchedule(Schedule):
         picked: list[int] = state.choice(benign, n - count, replace=False).tolist()
         picked += state.choice(malicious, count, replace=False).tolist()
         return picked
+
+
+def check_cohort(schedule: Schedule, cohort: object, population: Population, round: int) -> None:
+    """Raises :class:`ConfigError` unless ``cohort`` can be what ``schedule`` must return."""
+    k, _, n, _ = population
+    method = f"{type(schedule).__name__}.cohort"
+    if not isinstance(cohort, Cohort) or cohort.round != round:
+        got = cohort if isinstance(cohort, Cohort) else summarise(cohort)
+        raise ConfigError(f"{method} must return the Cohort of round {round}, got {got}")
+    require_clients(method, cohort.client_ids, n, k)
+    malicious = set(schedule.draw_malicious(population))
+    truth = tuple(c in malicious for c in cohort.client_ids)
+    if tuple(cohort.malicious) != truth:
+        raise ConfigError(f"{method} must return malicious = {truth}, got {cohort.malicious}")
 
 
 def require_clients(method: str, ids: Sequence[int], count: int, num_clients: int) -> None:

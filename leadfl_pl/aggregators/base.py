@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from leadfl_pl.aggregators.validation import reject
 from leadfl_pl.core.errors import ConfigError, summarise
+from leadfl_pl.core.rng import isolated_rng
 from leadfl_pl.core.values import ServerContext
 
 
@@ -162,6 +164,22 @@ def check_aggregated(rule: Aggregator, result: object, n: int, d: int) -> Aggreg
         )
     check_selected(rule, result.selected, n)
     return result
+
+
+def check_rule(rule: Aggregator, updates: Tensor) -> None:
+    """Tries a copy of the rule on finite updates (n, d) and checks what it returns.
+
+    Raises:
+        ConfigError: see :func:`check_aggregated`; or the update has NaN or infinity.
+    """
+    rng = torch.Generator(updates.device).manual_seed(0)
+    server = ServerContext(rng, updates[0].clone() if rule.root_size else None)
+    with isolated_rng(0):
+        result = copy.deepcopy(rule).aggregate(
+            updates.clone(), updates.new_ones(len(updates)), server
+        )
+    if not bool(check_aggregated(rule, result, *updates.shape).delta.isfinite().all()):
+        raise ConfigError(f"{type(rule).__name__} must give a finite update, got NaN or infinity")
 
 
 def check_selected(rule: Aggregator, selected: object, n: int) -> None:

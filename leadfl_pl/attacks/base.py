@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.errors import ConfigError, require_tensor
 from leadfl_pl.core.values import AttackerView, takes_stacks
 
 Task = tuple[Tensor, Tensor]  # images (B, C, H, W) in the scale the data module gives, labels (B,)
@@ -166,6 +166,10 @@ class CraftedUpdates(AttackWrapper):
 
     def corrupt(self, updates: Tensor, malicious: Tensor, generator: torch.Generator) -> Tensor:
         reference = reference_updates(updates, malicious, self.omniscient)
-        sent = updates.clone()
-        sent[malicious] = self.craft(reference, len(updates), int(malicious.sum()), generator)
+        sent, num_malicious = updates.clone(), int(malicious.sum())
+        crafted = self.craft(reference, len(updates), num_malicious, generator)
+        for_all = updates.shape[1:]
+        shape = for_all if getattr(crafted, "ndim", 1) == 1 else (num_malicious, *for_all)
+        require_tensor(f"{type(self).__name__}.craft must return", crafted, shape, updates.dtype)
+        sent[malicious] = crafted
         return sent

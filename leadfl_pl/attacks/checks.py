@@ -39,12 +39,13 @@ def check_attack(attack: Attack, view: AttackerView, num_classes: int) -> None:
             _check_batch(_demand(local, "tasks"), *task, ("B", *x.shape[1:]), x.dtype, num_classes)
         gradients = [[torch.randn_like(p) for p in params] for _ in tasks]
         weights = local.balance(torch.rand(len(tasks), device=y.device), gradients)
-        require_tensor(_demand(local, "balance"), weights, (len(tasks),), *FLOATS)
+        require_tensor(_demand(local, "balance"), weights, (len(tasks),), *FLOATS, finite=True)
         projected = local.project(gradients[0])
         if not isinstance(projected, (list, tuple)) or len(projected) != len(params):
             raise _wrong(local, "project", f"a list of {len(params)} gradients", projected)
         for gradient, p in zip(projected, params, strict=True):
-            require_tensor(f"{_demand(local, 'project')} as a gradient", gradient, p.shape, p.dtype)
+            demand = f"{_demand(local, 'project')} as a gradient"
+            require_tensor(demand, gradient, p.shape, p.dtype, finite=True)
         triggered = attack.trigger(x, y)
     if triggered is not None:
         if not isinstance(triggered, (list, tuple)) or len(triggered) != 3:
@@ -53,6 +54,19 @@ def check_attack(attack: Attack, view: AttackerView, num_classes: int) -> None:
         demand = _demand(attack, "trigger")
         _check_batch(demand, images, labels, x.shape, x.dtype, num_classes)
         require_tensor(f"{demand} as those which count", counts, y.shape, torch.bool)
+
+
+def try_corrupt(attack: Attack, updates: Tensor) -> None:
+    """Calls :meth:`Attack.corrupt` once, as if half of ``updates`` (n, d) were malicious.
+
+    Raises:
+        ConfigError: see :func:`check_corrupted`.
+    """
+    malicious = torch.arange(len(updates), device=updates.device) < max(1, len(updates) // 2)
+    rng = torch.Generator(updates.device).manual_seed(0)
+    with isolated_rng(0):
+        sent = attack.corrupt(updates.clone(), malicious, rng)
+    check_corrupted(attack, updates, malicious, sent)
 
 
 def check_corrupted(attack: Attack, updates: Tensor, malicious: Tensor, sent: Tensor) -> None:
@@ -70,10 +84,10 @@ def check_corrupted(attack: Attack, updates: Tensor, malicious: Tensor, sent: Te
 def _check_batch(
     demand: str, images: Any, labels: Any, shape: tuple[Any, ...], dtype: torch.dtype, classes: int
 ) -> None:
-    require_tensor(f"{demand} as images", images, shape, dtype)
+    require_tensor(f"{demand} as images", images, shape, dtype, finite=True)
     require_tensor(f"{demand} as labels", labels, (len(images),), torch.int64)
-    if not bool(images.isfinite().all()):
-        raise ConfigError(f"{demand} finite images, got NaN or infinity")
+    if not len(images):
+        raise ConfigError(f"{demand} one image or more, got none")
     if not bool(((labels >= 0) & (labels < classes)).all()):
         raise ConfigError(f"{demand} labels in 0 .. {classes - 1}, got {labels.unique().tolist()}")
 

@@ -13,6 +13,7 @@ from leadfl_pl.attacks.base import Attack
 from leadfl_pl.core.errors import ConfigError, require_numbers
 from leadfl_pl.core.values import AttackerView
 
+LARGEST_SIDE = 1000  # pixels; a mask of the whole trigger is kept
 NUM_BARS = 4
 
 
@@ -63,7 +64,7 @@ class DBA(PatternBackdoor):
         high: float = 1.0,
     ) -> None:
         for key, value, least in (("size", size, 1), ("gap", gap, 0), ("shift", shift, 0)):
-            require_numbers("DBA", key, value, least=least, length=2)
+            require_numbers("DBA", key, value, least=least, most=LARGEST_SIDE, length=2)
         self.size, self.gap, self.shift = size, gap, shift
         mask = torch.zeros(2 * size[0] + gap[0], 2 * size[1] + gap[1], dtype=torch.bool)
         for j in range(NUM_BARS):

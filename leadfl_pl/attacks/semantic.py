@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from leadfl_pl.attacks.base import Attack, Task, Triggered, require_class
-from leadfl_pl.core.errors import ConfigError, require_number
+from leadfl_pl.core.errors import FLOATS, ConfigError, require_number, require_tensor
 
 
-class Feature:
+class Feature(ABC):
     """Says how much of a natural feature is in an image. A subclass defines ``__call__``."""
 
-    def check(self, image_shape: Sequence[int]) -> None:
+    def check(self, image_shape: Sequence[int]) -> None:  # noqa: B027
         """Raises :class:`ConfigError` if it does not fit images (C, H, W)."""
 
+    @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
         """Scores (B,) of the images (B, C, H, W). No host synchronisation."""
-        raise NotImplementedError(f"{type(self).__name__} must define __call__()")
 
 
 class Brightness(Feature):
@@ -119,7 +120,9 @@ class SemanticBackdoor(Attack):
     def carries(self, x: Tensor, y: Tensor) -> Tensor:
         """Which images (B,) are the trigger."""
         of_source = y != self.target if self.source is None else y == self.source
-        return of_source & (self.feature(x) > self.threshold)
+        scores = self.feature(x)
+        require_tensor(f"{type(self.feature).__name__} must return", scores, y.shape, *FLOATS)
+        return of_source & (scores > self.threshold)
 
     def tasks(self, x: Tensor, y: Tensor) -> list[Task]:
         return [(x, torch.where(self.carries(x, y), torch.full_like(y, self.target), y))]

@@ -7,14 +7,14 @@ import sys
 import traceback
 import warnings
 from pathlib import Path
-from signal import SIGINT
+from signal import SIGINT, SIGTERM
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from leadfl_pl.cli.messages import configuration_error
+from leadfl_pl.cli.messages import configuration_error, not_made, not_started
 from leadfl_pl.cli.parser import TRACEBACK_VARIABLE, OneLineParser, seed
 from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.data import FederatedDataModule
@@ -77,10 +77,11 @@ class FederatedCLI(LightningCLI):
         except UnicodeDecodeError as error:
             raise ConfigError(f"a config must be UTF-8 text: {error}") from error
         path = self.config[self.config.subcommand].get("ckpt_path")
-        if path in (None, "last"):
+        if path == "last" or (path is None and self.config.subcommand == "fit"):
             return
-        if not Path(path).is_file():
-            raise ConfigError(f"ckpt_path must be a checkpoint or last, got ckpt_path = {path}")
+        if path is None or not Path(path).is_file():
+            shown = "null" if path is None else path
+            raise ConfigError(f"ckpt_path must be a checkpoint or last, got ckpt_path = {shown}")
         checkpoint = read_checkpoint(Path(path))
         if self.config.subcommand == "fit" and not is_federated(checkpoint):
             raise refusal(Path(path), "it was not written by a FederatedTrainer")
@@ -89,16 +90,10 @@ class FederatedCLI(LightningCLI):
         """Says in one sentence why a class cannot be made of its settings."""
         try:
             super().instantiate_classes()
-        except (ImportError, TypeError, ValueError) as error:
+        except Exception as error:
             if configuration_error(error):
                 raise
-            cause: BaseException = error  # jsonargparse says what it tried besides, down to it
-            while cause.__cause__ is not None:
-                cause = cause.__cause__
-            raise ConfigError(
-                f"the configuration cannot be used: {' '.join(str(cause).split())} "
-                f"({TRACEBACK_VARIABLE}=1 shows where)"
-            ) from error
+            raise ConfigError(not_made(error)) from error
 
 
 def run(args: list[str]) -> int:
@@ -113,12 +108,15 @@ def run(args: list[str]) -> int:
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)")
     try:
         trainer = FederatedCLI(args=args).trainer
-    except (ValueError, MisconfigurationException) as error:
-        if (cause := configuration_error(error)) is None:
-            raise
-        return _failure(cause, 2)
     except (RankLostError, DiskFullError) as error:
         return _failure(error, 1)
+    except Exception as error:
+        wrong = isinstance(error, (ValueError, MisconfigurationException))
+        if (cause := (wrong and configuration_error(error)) or not_started(error)) is None:
+            raise
+        return _failure(cause, 2)
+    except SIGTERMException:  # before the first round
+        return 128 + SIGTERM
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning's way to end on Ctrl-C
             return 128 + SIGINT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import traceback
 from importlib import import_module
 from typing import Any
 
@@ -11,7 +12,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from leadfl_pl.aggregators import Aggregator
 from leadfl_pl.attacks import Attack
-from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.errors import ConfigError, where
 from leadfl_pl.data import FederatedDataModule
 from leadfl_pl.data.splits import Split
 from leadfl_pl.defenses import ClientDefense
@@ -40,6 +41,28 @@ def configuration_error(error: BaseException | None) -> BaseException | None:
             return error
         error = error.__cause__ or error.__context__
     return None
+
+
+def not_made(error: BaseException) -> str:
+    """Which object could not be made of which settings, and what its ``__init__`` said."""
+    while error.__cause__ is not None:  # jsonargparse says what it tried besides
+        error = error.__cause__
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_name == "__init__" and "self" in frame.f_locals:
+            owner = type(frame.f_locals["self"])
+            given = [k for k in inspect.signature(owner).parameters if k in frame.f_locals]
+            settings = ", ".join(f"{k} = {frame.f_locals[k]}" for k in given)
+            return f"{owner.__name__} cannot be made of {settings or 'no settings'}: {error!r}"
+    return f"the configuration cannot be used: {error!r}"
+
+
+def not_started(error: BaseException) -> ConfigError | None:
+    """What kept a run from its first round; None if ``error`` arose later."""
+    if any(
+        frame.f_code.co_name == "run_round" for frame, _ in traceback.walk_tb(error.__traceback__)
+    ):
+        return None
+    return ConfigError(f"the run cannot start: {where(error)}")
 
 
 def load_class(class_path: str) -> Any:
@@ -98,7 +121,25 @@ def explain(message: str) -> str:
     return " ".join((f"{key}{innermost}" if key else message).split())
 
 
+def _import_error(class_path: str) -> str | None:
+    """Why a class that is there cannot be used: its module raises, or it is abstract."""
+    module, _, name = class_path.rpartition(".")
+    try:
+        cls = load_class(class_path) if module else None
+    except ModuleNotFoundError as error:
+        return None if f"{module}.".startswith(f"{error.name}.") else f"{error!r}"
+    except (AttributeError, ImportError, ValueError):
+        return None
+    except Exception as error:
+        return f"{error!r}"
+    if inspect.isabstract(cls):
+        return f"{name} must define {', '.join(sorted(cls.__abstractmethods__))}"
+    return None
+
+
 def _no_class(key: str, value: str) -> str:
+    if problem := _import_error(value):
+        return f"{key} = {value} cannot be used: {problem}"
     if re.search(r"\.(ya?ml|json)$|/", value):
         return f"{key} = {value}: {COPIED}"
     if value[:1] in ("[", "{"):
@@ -107,10 +148,12 @@ def _no_class(key: str, value: str) -> str:
         return f"{key} must be settings or a file with them, got {_value(value)}"
     seam = None if key == "model.model" else SEAMS.get(key.rpartition(".")[2])
     known = f"; known are {', '.join(_known(seam))}" if seam else ""
-    return f"{key} = {_value(value)}: neither a class nor a file of that name{known}"
+    return f"{key} = {_value(value)}: neither such a class nor a file of that name{known}"
 
 
 def _wrong_type(key: str, kinds: list[str], value: str) -> str:
+    if problem := _import_error(value):
+        return f"{key} = {value} cannot be used: {problem}"
     wanted = " or ".join(map(_type_name, kinds))
     if "float" in wanted and value.lower().lstrip("+-") in ("nan", "inf"):
         wanted = wanted.replace("float", "a finite number")
@@ -123,7 +166,7 @@ def _value(text: str) -> str:
 
 def _type_name(kind: str) -> str:
     name = re.sub(r"[\w.]+\.(\w+)", r"\1", re.sub(r"<class '(.+)'>", r"\1", kind))
-    name = re.sub(r"^(Sequence|Iterable)\b", "list", name.replace("NoneType", "null"))
+    name = re.sub(r"^(Sequence|Iterable|tuple)\b", "list", name.replace("NoneType", "null"))
     return re.sub(r"Literal\[(.+)\]", r"one of \1", name)
 
 
@@ -133,7 +176,8 @@ def _settings(class_path: str) -> str:
 
 
 def _known(base: type) -> list[str]:
-    classes, queue = {base}, [base]
+    # of most seams the base class does nothing by itself
+    classes, queue = {base} & {FederatedClient}, [base]
     while queue:
         subclasses: list[type] = queue.pop().__subclasses__()
         classes.update(subclasses)

@@ -15,10 +15,10 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from leadfl_pl.cli.messages import configuration_error, explain, load_class
 from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.rng import MAX_SEED
 
 TRACEBACK_VARIABLE = "LEADFL_PL_TRACEBACK"
 MODE = "leadfl_pl"  # the name under which jsonargparse knows this parser's YAML
-MAX_SEED = 2**32 - 1  # NumPy's
 
 
 class OneLineParser(LightningArgumentParser):
@@ -40,6 +40,14 @@ class OneLineParser(LightningArgumentParser):
         with _separate_settings():
             config: Namespace = super().parse_object(*args, **kwargs)
             return config
+
+    def validate(  # type: ignore[override]
+        self, namespace: Namespace, skip_unset: bool = True, **kwargs: Any
+    ) -> None:
+        """Also refuses null where the type does not allow it, which jsonargparse lets pass."""
+        super().validate(namespace, skip_unset, **kwargs)
+        if not self.exit_on_error:  # the settings of a class, all of which are there
+            super().validate(namespace, skip_unset=False, **{**kwargs, "skip_required": True})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # a nested parser: the outermost one reports

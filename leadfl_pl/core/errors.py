@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import inf
 from numbers import Integral, Real
 from typing import Any
@@ -18,11 +20,28 @@ class ConfigError(ValueError):
     """A setting that cannot work. The message names the key, its value and what would be right."""
 
 
+@contextmanager
+def errors_of(method: str) -> Iterator[None]:
+    """Turns what a user's ``method`` raises into a :class:`ConfigError` that says where."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{method} raised {where(error)}") from error
+
+
+def where(error: BaseException) -> str:
+    """An exception, and the line from which it came."""
+    *_, frame = traceback.extract_tb(error.__traceback__)
+    return f"{error!r} in {frame.name}() at {frame.filename}, line {frame.lineno}"
+
+
 def require_choice(owner: str, key: str, value: str, choices: Sequence[str]) -> None:
     """Raises :class:`ConfigError` unless ``value`` is one of ``choices``."""
     if value not in choices:
         raise ConfigError(
-            f"{owner}: {key} must be one of {', '.join(choices)}, got {key} = {value}"
+            f"{_setting(owner, key)} must be one of {', '.join(choices)}, got {key} = {value}"
         )
 
 
@@ -60,22 +79,56 @@ def require_number(
         wanted = f"< {below}"
     else:
         return
-    raise ConfigError(f"{owner}: {key} must be {wanted}, got {key} = {value}")
+    raise ConfigError(f"{_setting(owner, key)} must be {wanted}, got {key} = {value}")
 
 
 def require_numbers(
-    owner: str, key: str, values: Any, *, least: float, length: int | None = None
+    owner: str,
+    key: str,
+    values: Any,
+    *,
+    least: float,
+    most: float = LARGEST,
+    length: int | None = None,
 ) -> None:
     """Raises :class:`ConfigError` unless ``values`` are whole numbers, ``length`` of them."""
     if not isinstance(values, Sequence) or len(values) != (length or len(values)):
         number = f"{length} " if length else ""
-        raise ConfigError(f"{owner}: {key} must be {number}whole numbers, got {key} = {values}")
+        raise ConfigError(
+            f"{_setting(owner, key)} must be {number}whole numbers, got {key} = {values}"
+        )
     for value in values:
-        require_number(owner, key, value, least=least, whole=True)
+        require_number(owner, key, value, least=least, most=most, whole=True)
+
+
+def _setting(owner: str, key: str) -> str:
+    """The name of a setting: of a class, or where it stands in a configuration."""
+    return f"{owner}.{key}" if owner.islower() else f"{owner}: {key}"
+
+
+def require_override(key: str, value: object, base: type) -> None:
+    """Raises :class:`ConfigError` unless ``value`` adds something to its base class.
+
+    The base class does nothing by itself, and neither does a subclass with other methods than the
+    base's, for example with a misspelt one. A subclass that adds no method at all is meant so.
+    """
+    cls, known = type(value), [n for n, m in vars(base).items() if callable(m) and n[0] != "_"]
+    parts = [part for part in cls.__mro__ if part not in base.__mro__]
+    added = {n for part in parts for n, m in vars(part).items() if callable(m) and n[0] != "_"}
+    if cls is base or (added and not added & set(known)):
+        more = f" with {', '.join(sorted(added))}" if added else ""
+        raise ConfigError(
+            f"{key} must be a subclass of {base.__name__} that overrides one of its methods "
+            f"{', '.join(known)}, got {cls.__name__}{more}"
+        )
 
 
 def require_tensor(
-    demand: str, value: object, shape: Sequence[int | str], *dtypes: torch.dtype
+    demand: str,
+    value: object,
+    shape: Sequence[int | str],
+    *dtypes: torch.dtype,
+    finite: bool = False,
 ) -> None:
     """Raises :class:`ConfigError` unless a user's method returned a tensor like this.
 
@@ -84,6 +137,7 @@ def require_tensor(
         value: what was returned.
         shape: a size is a number, or a letter if any will do.
         dtypes: those that will do; any if not given.
+        finite: neither NaN nor infinity will do.
 
     >>> require_tensor("Mine.finish must return", None, (2730,))
     Traceback (most recent call last):
@@ -100,6 +154,8 @@ def require_tensor(
     if dtypes and value.dtype not in dtypes:
         names = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
         raise ConfigError(f"{demand} a tensor of {names}, got {summarise(value)}")
+    if finite and not bool(value.isfinite().all()):
+        raise ConfigError(f"{demand} finite numbers, got NaN or infinity")
 
 
 def summarise(value: object) -> str:

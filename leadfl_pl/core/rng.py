@@ -13,6 +13,8 @@ from contextlib import contextmanager
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
+MAX_SEED = 2**32 - 1  # NumPy's
+
 
 def derive_seed(seed: int, purpose: str, *indices: int) -> int:
     """A 63-bit seed for one purpose, e.g. ``("noise", round, client)``.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -9,7 +10,15 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from leadfl_pl.core.errors import FLOATS, ConfigError, require_number, require_tensor, summarise
+from leadfl_pl.core.errors import (
+    FLOATS,
+    ConfigError,
+    errors_of,
+    require_number,
+    require_numbers,
+    require_tensor,
+    summarise,
+)
 from leadfl_pl.data.splits import IID, Split, check_split
 
 
@@ -81,7 +90,7 @@ def epoch_batches(
     return list(zip(images.split(batch_size), labels.split(batch_size), strict=True))
 
 
-class FederatedDataModule(LightningDataModule):
+class FederatedDataModule(LightningDataModule, ABC):
     """A training set that is split over clients, and a test set to evaluate the global model on.
 
     A data set is a subclass that defines :meth:`load`, ``image_shape`` and ``num_classes``. In a
@@ -110,13 +119,14 @@ class FederatedDataModule(LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self._sets: tuple[ImageSet, ImageSet] | None = None
 
+    @abstractmethod
     def load(self) -> tuple[ImageSet, ImageSet]:
         """The training and the test set."""
-        raise NotImplementedError(f"{type(self).__name__} must define load()")
 
     def setup(self, stage: str | None = None) -> None:
         if self._sets is None:
-            sets = self.load()
+            with errors_of(f"{type(self).__name__}.load"):
+                sets = self.load()
             check_sets(self, sets)
             self._sets = sets
 
@@ -143,7 +153,8 @@ class FederatedDataModule(LightningDataModule):
             ConfigError: the split does not assign every example to exactly one client.
         """
         labels = self.train_set.labels.cpu()
-        parts = self.split(labels, num_clients, seed)
+        with errors_of(type(self.split).__name__):
+            parts = self.split(labels, num_clients, seed)
         return check_split(self.split, parts, num_clients, len(labels))
 
     def train_dataloader(self) -> TensorBatches:
@@ -190,6 +201,8 @@ def check_sets(module: FederatedDataModule, sets: object) -> None:
     for key in ("image_shape", "num_classes"):
         if not hasattr(module, key):
             raise ConfigError(f"{name} must define {key}, got none")
+    require_numbers(name, "image_shape", module.image_shape, least=1, length=3)
+    require_number(name, "num_classes", module.num_classes, least=1, whole=True)
     for which, (images, labels) in zip(("training", "test"), pair, strict=True):
         demand = f"{name}.load must return {which}"
         shape = ("N", *module.image_shape)

@@ -56,7 +56,10 @@ def read_idx(folder: Path, name: str) -> Tensor:
         path = folder / f"{name}.gz"
     if not path.is_file():
         raise _bad(path, "it is missing")
-    raw = path.read_bytes()
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise _bad(path, f"it cannot be read ({error.strerror})") from error
     genuine = hashlib.md5(raw, usedforsecurity=False).hexdigest() == DOWNLOAD_MD5[name]
     if path.suffix == ".gz":
         try:
@@ -111,15 +114,15 @@ class FashionMNIST(FederatedDataModule):
         self.data_dir = Path(data_dir)
 
     def prepare_data(self) -> None:
-        if self._folder() is None:
-            try:
+        try:
+            if self._folder() is None:
                 torchvision.datasets.FashionMNIST(str(self.data_dir), download=True)
-            except (OSError, RuntimeError) as error:
-                raise ConfigError(
-                    f"data.data_dir = {self.data_dir} has no FashionMNIST and it cannot be "
-                    f"downloaded ({error}); {DEBIAN_HINT}, or put the four files into "
-                    f"{self.raw_folder}"
-                ) from error
+        except (OSError, RuntimeError) as error:
+            raise ConfigError(
+                f"data.data_dir = {self.data_dir} has no FashionMNIST and it cannot be "
+                f"downloaded ({error}); {DEBIAN_HINT}, or put the four files into "
+                f"{self.raw_folder}"
+            ) from error
 
     @property
     def raw_folder(self) -> Path:

@@ -134,7 +134,7 @@ class TorchvisionData(FederatedDataModule):
 
     def __init__(
         self,
-        train: Dataset,  # type: ignore[type-arg]  # jsonargparse takes no Dataset[Any]
+        train: Dataset,  # type: ignore[type-arg]  # jsonargparse refuses settings of Dataset[Any]
         test: Dataset,  # type: ignore[type-arg]
         split: Split | None = None,
         batch_size: int = 32,

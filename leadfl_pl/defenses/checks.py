@@ -20,9 +20,8 @@ def check_update(defense: ClientDefense, delta: Tensor, sent: Tensor) -> None:
     What training made infinite or NaN is not the defense's fault.
     """
     demand = f"{type(defense).__name__}.finish must return"
-    require_tensor(demand, sent, delta.shape, delta.dtype)
-    if not bool(sent.isfinite().all()) and bool(delta.isfinite().all()):
-        raise ConfigError(f"{demand} finite numbers, got NaN or infinity")
+    trained_well = bool(delta.isfinite().all())
+    require_tensor(demand, sent, delta.shape, delta.dtype, finite=trained_well)
 
 
 def check_defense(defense: ClientDefense, names: Sequence[str], params: Sequence[Tensor]) -> None:
@@ -37,6 +36,7 @@ def check_defense(defense: ClientDefense, names: Sequence[str], params: Sequence
     """
     name, num_steps, lr = type(defense).__name__, 2, 0.01
     params = clones(params)
+    shapes = [p.shape for p in params]
     rng = torch.Generator(params[0].device).manual_seed(0)
     with isolated_rng(0), torch.no_grad():
         start = torch.cat([p.flatten() for p in params])
@@ -53,6 +53,8 @@ def check_defense(defense: ClientDefense, names: Sequence[str], params: Sequence
                 raise ConfigError(
                     f"{name}.after_step must change step.params in place, got other tensors in it"
                 )
+            for p, before in zip(params, shapes, strict=True):
+                require_tensor(f"{name}.after_step must leave", p, before, p.dtype, finite=True)
         if (penalty := defense.regulariser(state)) is not None:
             require_tensor(f"{name}.regulariser must return None or", penalty, (), *FLOATS)
         delta = torch.cat([p.flatten() for p in params]) - start

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
-from leadfl_pl.core.errors import ConfigError, require_choice
+from leadfl_pl.core.errors import ConfigError, require_choice, require_number
 from leadfl_pl.core.values import LocalStep
 from leadfl_pl.defenses import ClientDefense, LeadFL, NoDefense, check_update
 from leadfl_pl.defenses.base import ParameterChoice
@@ -42,7 +42,7 @@ class FederatedClient(LightningModule):
             BatchNorm's running buffers, as the released LeadFL code does; ``"eval"`` does not.
 
     Raises:
-        ConfigError: ``lr`` or ``momentum`` out of range.
+        ConfigError: ``lr`` or ``momentum`` out of range; no trainable parameter.
     """
 
     def __init__(
@@ -54,11 +54,13 @@ class FederatedClient(LightningModule):
         evaluation_mode: Literal["eval", "train"] = "eval",
     ) -> None:
         super().__init__()
-        if not lr > 0:
-            raise ConfigError(f"model.lr must be > 0, got lr = {lr}")
+        require_number("model", "lr", lr, above=0)
+        require_number("model", "momentum", momentum, least=0, below=1)
         require_choice("model", "evaluation_mode", evaluation_mode, ("eval", "train"))
-        if not 0 <= momentum < 1:
-            raise ConfigError(f"model.momentum must be in [0, 1), got momentum = {momentum}")
+        if not any(p.requires_grad for p in model.parameters()):
+            raise ConfigError(
+                f"model.model = {type(model).__name__} must have trainable parameters, got none"
+            )
         self.automatic_optimization = False
         self.model = model
         self.defense = defense or NoDefense()

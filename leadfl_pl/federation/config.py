@@ -8,10 +8,29 @@ from typing import Literal
 
 from leadfl_pl.aggregators import Aggregator
 from leadfl_pl.attacks import Attack
-from leadfl_pl.core.errors import ConfigError, require_choice
+from leadfl_pl.core.errors import (
+    LARGEST,
+    ConfigError,
+    errors_of,
+    require_choice,
+    require_number,
+    require_override,
+)
+from leadfl_pl.core.rng import MAX_SEED
 from leadfl_pl.core.values import Cohort, Population
 from leadfl_pl.core.vector import DistanceSpace
-from leadfl_pl.schedules import Schedule
+from leadfl_pl.schedules import Schedule, check_cohort
+
+PATH = "trainer.federation"
+LEAST = {  # of the whole numbers
+    "num_clients": 1,
+    "num_malicious": 0,
+    "clients_per_round": 1,
+    "local_epochs": 1,
+    "local_steps": 1,
+    "max_failures": 0,
+    "seed": 0,
+}
 
 
 @dataclasses.dataclass
@@ -65,55 +84,43 @@ class Federation:
 
     def check(self) -> None:
         """Raises :class:`ConfigError` unless every round of this federation can be run."""
-        k, n, m = self.num_clients, self.clients_per_round, self.num_malicious
-        if k < 1:
-            raise ConfigError(f"trainer.federation.num_clients must be >= 1, got num_clients = {k}")
-        for key, value, most, meaning in (
-            ("clients_per_round", n, k, "num_clients"),
-            ("num_malicious", m, k, "num_clients"),
-        ):
-            if value > most:
-                raise ConfigError(
-                    f"trainer.federation.{key} must be <= {meaning} = {most}, got {key} = {value}"
-                )
-        if n < 1:
-            raise ConfigError(
-                f"trainer.federation.clients_per_round must be >= 1, got clients_per_round = {n}"
-            )
-        if m < 0:
-            raise ConfigError(
-                f"trainer.federation.num_malicious must be >= 0, got num_malicious = {m}"
-            )
+        for key, least in LEAST.items():
+            value = getattr(self, key)
+            if value is not None or key not in ("local_epochs", "local_steps", "seed"):
+                most = MAX_SEED if key == "seed" else LARGEST
+                require_number(PATH, key, value, least=least, most=most, whole=True)
+        require_number(PATH, "server_lr", self.server_lr, above=0)
+        k, n = self.num_clients, self.clients_per_round
+        for key in ("clients_per_round", "num_malicious"):
+            if (value := getattr(self, key)) > k:
+                raise ConfigError(f"{PATH}.{key} must be <= num_clients = {k}, got {key} = {value}")
         if (self.local_epochs is None) == (self.local_steps is None):
             raise ConfigError(
-                "trainer.federation needs either local_epochs or local_steps, the other one null, "
+                f"{PATH} needs either local_epochs or local_steps, the other one null, "
                 f"got local_epochs = {self.local_epochs} and local_steps = {self.local_steps}"
             )
-        for key in ("local_epochs", "local_steps"):
-            if (value := getattr(self, key)) is not None and value < 1:
-                raise ConfigError(f"trainer.federation.{key} must be >= 1, got {key} = {value}")
-        if self.max_failures < 0:
+        require_choice(PATH, "distance_space", self.distance_space, ("params", "state"))
+        require_choice(PATH, "execution", self.execution, ("sequential", "vectorised", "auto"))
+        if self.attack is not None:
+            require_override(f"{PATH}.attack", self.attack, Attack)
+        require_override(f"{PATH}.schedule", self.schedule, Schedule)
+        rule = type(self.aggregator)
+        if rule.combine is Aggregator.combine and rule.aggregate is Aggregator.aggregate:
             raise ConfigError(
-                "trainer.federation.max_failures must be >= 0, "
-                f"got max_failures = {self.max_failures}"
+                f"{PATH}.aggregator must define combine() or aggregate(), got {rule.__name__}"
             )
-        if not 0 < self.server_lr < float("inf"):
+        if "_modules" not in vars(self.aggregator):
+            raise ConfigError(f"{rule.__name__}.__init__ must call super().__init__() first")
+        if rule.forward is not Aggregator.forward:
             raise ConfigError(
-                f"trainer.federation.server_lr must be > 0, got server_lr = {self.server_lr}"
-            )
-        require_choice(
-            "trainer.federation", "distance_space", self.distance_space, ("params", "state")
-        )
-        require_choice(
-            "trainer.federation", "execution", self.execution, ("sequential", "vectorised", "auto")
-        )
-        if type(self.aggregator).forward is not Aggregator.forward:
-            raise ConfigError(
-                f"{type(self.aggregator).__name__} must define select() and combine(), which a "
+                f"{rule.__name__} must define select() and combine(), which a "
                 "federation calls, instead of forward()"
             )
-        self.schedule.check(self.population)
-        self.aggregator.check(n)
+        with errors_of(f"{type(self.schedule).__name__}.check"):
+            self.schedule.check(self.population)
+        with errors_of(f"{rule.__name__}.check"):
+            self.aggregator.check(n)
+        self.cohort(0)
 
     @property
     def population(self) -> Population:
@@ -123,7 +130,10 @@ class Federation:
 
     def cohort(self, round: int) -> Cohort:
         """The clients of round ``round``, counted from 0."""
-        return self.schedule.cohort(self.population, round)
+        with errors_of(f"{type(self.schedule).__name__}, asked for round {round},"):
+            cohort = self.schedule.cohort(self.population, round)
+            check_cohort(self.schedule, cohort, self.population, round)
+        return cohort
 
     def local_step_count(self, num_examples: int, batch_size: int) -> int:
         """I, how many local steps a client with so many examples takes in a round."""

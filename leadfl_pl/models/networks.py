@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from leadfl_pl.core.errors import require_choice
+from leadfl_pl.core.errors import require_choice, require_number
 
 Norm = Literal["batch", "group"]
 RGB = tuple[float, float, float]
@@ -28,6 +29,9 @@ class Normalize(nn.Module):
 
     def __init__(self, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
         super().__init__()
+        for key, values, above in (("mean", mean, -inf), ("std", std, 0.0)):
+            for value in values if isinstance(values, Sequence) else [values]:
+                require_number("Normalize", key, value, above=above)
         self.register_buffer("mean", torch.tensor(mean).reshape(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).reshape(-1, 1, 1), persistent=False)
 

@@ -10,13 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, ProgressBar, Timer
+from lightning.pytorch.callbacks import (
+    BaseFinetuning,
+    BatchSizeFinder,
+    Callback,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    ModelPruning,
+    ProgressBar,
+    StochasticWeightAveraging,
+    Timer,
+    WeightAveraging,
+)
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.utilities import rank_zero
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.errors import ConfigError, require_choice
 from leadfl_pl.federation.config import Federation
 from leadfl_pl.records.checkpoints import RoundCheckpoint, WholeCheckpointIO
 from leadfl_pl.records.folders import RunLogger
@@ -42,6 +54,16 @@ UNUSED = {  # an argument of a Trainer, and what there is in its place
     "sync_batchnorm": "it would mix the batch statistics of different clients",
     "barebones": "a run keeps its record",
 }
+UNUSED_CALLBACKS = (
+    BaseFinetuning,
+    BatchSizeFinder,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    ModelPruning,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
+PROFILERS = ("simple", "advanced", "pytorch", "xla")
 LEAST = {
     "max_epochs": 1,
     "min_epochs": 0,
@@ -93,6 +115,20 @@ def check_values(kwargs: dict[str, Any]) -> None:
         if value is not None and (type(value) is not int or value < least):
             raise ConfigError(
                 f"trainer.{key} must be a whole number >= {least}, got {key} = {value}"
+            )
+    if (profiler := kwargs.get("profiler")) is not None and not isinstance(profiler, Profiler):
+        require_choice("trainer", "profiler", profiler, PROFILERS)
+    fewest, most = kwargs.get("min_epochs") or 0, kwargs.get("max_epochs")
+    if most is not None and fewest > most:
+        raise ConfigError(
+            f"trainer.min_epochs must be <= max_epochs = {most}, got min_epochs = {fewest}"
+        )
+    given = kwargs.get("callbacks") or []
+    for callback in given if isinstance(given, (list, tuple)) else [given]:
+        if isinstance(callback, UNUSED_CALLBACKS):
+            raise ConfigError(
+                "trainer.callbacks must leave the training of the clients as it is, "
+                f"got {type(callback).__name__}"
             )
     if (precision := kwargs.get("precision")) is not None and str(precision) not in PRECISIONS:
         raise ConfigError(

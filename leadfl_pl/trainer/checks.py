@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from torch import nn
 from torchmetrics import Metric
 
 from leadfl_pl.aggregators import Aggregator
-from leadfl_pl.attacks.checks import check_attack
+from leadfl_pl.aggregators.base import check_rule
+from leadfl_pl.attacks.checks import check_attack, try_corrupt
 from leadfl_pl.core.describe import callable_name, describe, first_difference
-from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.errors import (
+    FLOATS,
+    LARGEST,
+    ConfigError,
+    errors_of,
+    require_number,
+    require_override,
+    require_tensor,
+    where,
+)
 from leadfl_pl.core.values import ClientUpdate, Cohort
 from leadfl_pl.core.vector import ModelVector
 from leadfl_pl.data import FederatedDataModule
-from leadfl_pl.defenses import check_defense
+from leadfl_pl.defenses import ClientDefense, check_defense
 from leadfl_pl.federation.client import FederatedClient
 from leadfl_pl.federation.clients import Clients
 from leadfl_pl.federation.config import Federation
+from leadfl_pl.federation.server import RoundResult
 
 
 def check_run(
@@ -34,67 +44,104 @@ def check_run(
     if not isinstance(datamodule, FederatedDataModule):
         raise ConfigError(f"data must be a FederatedDataModule, got {type(datamodule).__name__}")
     if federation.attack is not None:
-        federation.attack.check(datamodule.image_shape, datamodule.num_classes)
+        with errors_of(f"{type(federation.attack).__name__}.check"):
+            federation.attack.check(datamodule.image_shape, datamodule.num_classes)
     check_network(client, datamodule)
-    federation.aggregator.check_size(ModelVector(client.model, federation.distance_space).d)
+    check_monitors(trainer, federation)
+    with errors_of(f"{type(federation.aggregator).__name__}.check_size"):
+        federation.aggregator.check_size(ModelVector(client.model, federation.distance_space).d)
     check_root(federation.aggregator, datamodule)
     return client, datamodule
 
 
 def check_network(client: FederatedClient, datamodule: FederatedDataModule) -> None:
     """Raises unless the network turns the data's images into one logit a class, by itself."""
+    name = type(client.model).__name__
     if any(isinstance(part, nn.SyncBatchNorm) for part in client.modules()):
         raise ConfigError(
-            f"model.model = {type(client.model).__name__} must have no SyncBatchNorm, which would "
+            f"model.model = {name} must have no SyncBatchNorm, which would "
             "mix the batch statistics of different clients: use BatchNorm or GroupNorm"
         )
-    if not any(p.requires_grad for p in client.model.parameters()):
-        raise ConfigError(
-            f"model.model = {type(client.model).__name__} must have trainable parameters, got none"
-        )
-    x, _ = client.trainer.precision_plugin.convert_input(next(iter(datamodule.val_dataloader())))
+    with errors_of(f"{type(datamodule).__name__}.val_dataloader"):
+        batch = next(iter(datamodule.val_dataloader()))
+    x, _ = client.trainer.precision_plugin.convert_input(batch)
     modes = [(part, part.training) for part in client.modules()]
     try:
         with torch.no_grad():
-            shape = client.eval()(x[:1].to(client.device)).shape
-    except RuntimeError as error:
+            logits = client.eval()(x[:1].to(client.device))
+    except Exception as error:
         raise ConfigError(
-            f"model.model = {type(client.model).__name__} must take images of shape "
-            f"{tuple(datamodule.image_shape)}, the shape of {type(datamodule).__name__}: {error}"
+            f"model.model = {name} must take images of shape {tuple(datamodule.image_shape)}, the "
+            f"shape of {type(datamodule).__name__}, but raised {where(error)}"
         ) from error
     finally:
         for part, training in modes:
             part.training = training
-    if tuple(shape) != (1, datamodule.num_classes):
+    require_tensor(
+        f"model.model = {name} must give {datamodule.num_classes} logits an image, one a class:",
+        logits,
+        (1, datamodule.num_classes),
+        *FLOATS,
+    )
+    if not bool((logits.abs() <= LARGEST).all()):
         raise ConfigError(
-            f"model.model = {type(client.model).__name__} must give {datamodule.num_classes} "
-            f"logits an image, one a class, got an output of shape {tuple(shape)[1:]}"
+            f"model.model = {name} must give finite logits of at most {LARGEST} for images of "
+            f"{type(datamodule).__name__}, got {logits.flatten().tolist()}"
         )
+
+
+def check_monitors(trainer: Trainer, federation: Federation) -> None:
+    """Raises if a callback waits for a metric that is never logged.
+
+    Classes from elsewhere may log anything, so that nothing is known where there are some.
+    """
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    parts = [trainer.lightning_module, *callbacks]
+    if not all(type(part).__module__.startswith(("leadfl_pl.", "lightning.")) for part in parts):
+        return
+    nothing = RoundResult((), (), (), (), (), *[torch.zeros(())] * 3)
+    logged = ["epoch", "step", "val/clean_accuracy", *nothing.metrics()]
+    if federation.attack is not None:
+        logged += [f"val/backdoor_accuracy{end}" for end in ("", "_all", "_avg")]
+    for callback in callbacks:
+        monitor = getattr(callback, "monitor", None)
+        if monitor not in (None, *logged):
+            raise ConfigError(
+                f"trainer.callbacks: {type(callback).__name__} must have monitor one of "
+                f"{', '.join(logged)}, got monitor = {monitor}"
+            )
 
 
 def check_root(aggregator: Aggregator, datamodule: FederatedDataModule) -> None:
     """Raises unless the training set has the examples that the rule's root data set takes."""
-    if aggregator.root_size > (available := len(datamodule.train_set.labels)):
+    available, name = len(datamodule.train_set.labels), type(aggregator).__name__
+    require_number(name, "root_size", aggregator.root_size, least=0, whole=True)
+    if aggregator.root_size > available:
         raise ConfigError(
-            f"{type(aggregator).__name__}: root_size must be <= {available}, the number of "
-            f"training examples, got root_size = {aggregator.root_size}"
+            f"{name}: root_size must be <= {available}, the number of training examples, "
+            f"got root_size = {aggregator.root_size}"
         )
 
 
 def check_methods(clients: Clients, num_classes: int) -> None:
-    """Raises unless the defense and the attack, tried once, return what they must."""
+    """Raises unless defense, attack and rule, tried once, return what they must."""
     named = [(n, p) for n, p in clients.client.model.named_parameters() if p.requires_grad]
     defense, attack = clients.client.defense, clients.federation.attack
-    try:
+    require_override("model.defense", defense, ClientDefense)
+    theta = clients.vector.read()
+    rng = torch.Generator(theta.device).manual_seed(0)
+    n = clients.federation.clients_per_round
+    updates = theta.new_empty(n, len(theta)).normal_(generator=rng)
+    with errors_of(f"model.defense = {type(defense).__name__}, tried once,"):
         check_defense(defense, [n for n, _ in named], [p for _, p in named])
-        if attack is not None and clients.malicious_ids:
-            check_attack(attack, clients.view(0, clients.malicious_ids[0], None), num_classes)
-    except ConfigError:
-        raise
-    except Exception as error:
-        raise ConfigError(
-            f"the defense or the attack, tried once, raised {_where(error)}"
-        ) from error
+    if attack is not None and clients.malicious_ids:
+        with errors_of(f"trainer.federation.attack = {type(attack).__name__}, tried once,"):
+            view = clients.view(0, clients.malicious_ids[0], None)
+            check_attack(attack, view, num_classes)
+            try_corrupt(attack, updates)
+    rule = clients.federation.aggregator
+    with errors_of(f"trainer.federation.aggregator = {type(rule).__name__}, tried once,"):
+        check_rule(rule, updates)
 
 
 def check_clients(
@@ -114,15 +161,8 @@ def check_clients(
         if all(updates[position] is None for position in members):
             raise ConfigError(
                 f"all {len(members)} {'malicious' if kind else 'honest'} clients failed in the "
-                f"first round, with {_where(error)}"
+                f"first round, with {where(error) if error else 'an error in another process'}"
             ) from error
-
-
-def _where(error: BaseException | None) -> str:
-    if error is None:
-        return "an error in another process"
-    *_, frame = traceback.extract_tb(error.__traceback__)
-    return f"{error!r} in {frame.name}() at {frame.filename}, line {frame.lineno}"
 
 
 def settings(federation: Federation, trainer: Trainer) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,8 +21,10 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.errors import LARGEST, ConfigError
 from leadfl_pl.trainer.strategy import FederatedStrategy
+
+PORT = 29400  # torchrun's
 
 
 def with_processes(kwargs: dict[str, Any], clients: int) -> dict[str, Any]:
@@ -153,12 +156,40 @@ def device_count(kind: type[Accelerator], devices: Any) -> int:
 def started_by_launcher() -> tuple[int, int] | None:
     """The processes of this node, and the nodes, that torchrun or srun has started."""
     if "LOCAL_WORLD_SIZE" in os.environ:
-        local, world_size = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+        local = variable("LOCAL_WORLD_SIZE", least=1)
+        world_size = variable("WORLD_SIZE", least=local, multiple_of=local)
+        variable("LOCAL_RANK", most=local - 1)
+        variable("RANK", most=world_size - 1)
+        variable("MASTER_PORT", default=PORT, least=1, most=65535)
         return local, world_size // local
     if SLURMEnvironment.detect():
-        nodes = int(os.environ.get("SLURM_NNODES", 1))
-        return int(os.environ["SLURM_NTASKS"]) // nodes, nodes
+        nodes = variable("SLURM_NNODES", default=1, least=1)
+        return variable("SLURM_NTASKS", least=nodes, multiple_of=nodes) // nodes, nodes
     return None
+
+
+def variable(
+    name: str,
+    *,
+    default: int | None = None,
+    least: int = 0,
+    most: int = LARGEST,
+    multiple_of: int = 1,
+) -> int:
+    """The number in an environment variable.
+
+    Raises:
+        ConfigError: it has none without a default, or one that cannot be.
+    """
+    text = os.environ.get(name, default)
+    value = int(text) if re.fullmatch(r"\d+", str(text)) else None  # type: ignore[arg-type]
+    if value is None or not least <= value <= most or value % multiple_of:
+        among = f", a multiple of {multiple_of}" if multiple_of > 1 else ""
+        raise ConfigError(
+            f"the environment variable {name} must be a whole number in {least} .. {most}{among}, "
+            f"got {name} = {text}"
+        )
+    return value
 
 
 def check_nodes(kwargs: dict[str, Any]) -> None:
@@ -175,6 +206,8 @@ def check_nodes(kwargs: dict[str, Any]) -> None:
             "trainer.num_nodes must be 1 unless torchrun, srun or MASTER_ADDR, MASTER_PORT and "
             f"NODE_RANK connect the nodes, got num_nodes = {kwargs['num_nodes']}"
         )
+    variable("NODE_RANK", default=0, most=kwargs["num_nodes"] - 1)
+    variable("MASTER_PORT", default=PORT, least=1, most=65535)
 
 
 def check_strategy(strategy: Any) -> Any:

@@ -50,7 +50,10 @@ class Mine(fl.Attack):
         ({"tasks": [X]}, r"a list of \(images, labels\), got list\(float32 of shape \(6"),
         ({"tasks": [(X[:, 0], Y)]}, r"Mine.tasks .* images a tensor of shape \(B, 1, 8, 8\)"),
         ({"tasks": [(X.double(), Y)]}, "images a tensor of float32, got float64"),
-        ({"tasks": [(X / 0, Y)]}, "Mine.tasks must return finite images, got NaN or inf"),
+        (
+            {"tasks": [(X / 0, Y)]},
+            "Mine.tasks must return as images finite numbers, got NaN or inf",
+        ),
         ({"tasks": [(X, Y[:5])]}, r"as labels a tensor of shape \(6,\), got int64 of shape \(5,\)"),
         ({"tasks": [(X, Y.float())]}, "as labels a tensor of int64, got float32"),
         ({"tasks": [(X, Y + 5)]}, r"labels in 0 \.\. 9, got \[5, 6, 7, 8, 9, 10\]"),

@@ -40,8 +40,9 @@ def test_what_is_written_runs_elsewhere_and_names_no_other_config(
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "own.yaml").rename(tmp_path / "elsewhere/own.yaml")
     monkeypatch.chdir(tmp_path / "elsewhere")
-    for subcommand in ("fit", "validate", "test"):
-        assert main([subcommand, "--config=own.yaml", *ONE_ROUND]) == 0
+    assert main(["fit", "--config=own.yaml", *ONE_ROUND]) == 0
+    for subcommand in ("validate", "test"):
+        assert main([subcommand, "--config=own.yaml", *ONE_ROUND, "--ckpt_path=last"]) == 0
 
 
 def test_print_config_prints_what_init_writes(capsys: pytest.CaptureFixture) -> None:
@@ -61,7 +62,10 @@ def test_print_config_prints_what_init_writes(capsys: pytest.CaptureFixture) -> 
         (["--config=there.yaml"], "init must be followed by the file to write"),
         (["own.yaml", "--config=missing.yaml"], "missing.yaml: file does not exist"),
         (["own.yaml", "--config=there.yaml"], "config = there.yaml must have keys"),
-        (["own.yaml", "--model.defense=Nope"], "model.defense = Nope: neither a class nor a file"),
+        (
+            ["own.yaml", "--model.defense=Nope"],
+            "model.defense = Nope: neither such a class nor a file",
+        ),
     ],
 )
 def test_what_cannot_be_written_is_one_sentence(

@@ -113,7 +113,7 @@ COPIED = (
     "no file that can be read; a path in a config is relative to the config's folder (leadfl-pl "
     "init or --print_config writes a config without relative paths)"
 )
-NOT_A_CLASS = "neither a class nor a file of that name"
+NOT_A_CLASS = "neither such a class nor a file of that name"
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ NOT_A_CLASS = "neither a class nor a file of that name"
         (["--trainer.federation=3"],
          "trainer.federation must be settings or a file with them, got 3"),
         (["--trainer.federation.attack.position=[1]"],
-         "trainer.federation.attack.position must be tuple with 2 elements, got [1]"),
+         "trainer.federation.attack.position must be list with 2 elements, got [1]"),
         (["--trainer.precision=foo"], "trainer.precision must be one of 64, 32, 16 or one of "),
         (["--trainer.max_epochs="], "trainer.max_epochs must be int or null, got nothing"),
         (["--model.lr"], "--model, or a setting below it, must have a value"),

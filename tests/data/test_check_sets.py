@@ -17,8 +17,8 @@ class Mine(FederatedDataModule):
     image_shape = (1, 8, 8)
     num_classes = 6
 
-    def __init__(self, sets: object) -> None:
-        super().__init__()
+    def __init__(self, sets: object, **settings: int) -> None:
+        super().__init__(**settings)
         self.sets = sets
 
     def load(self):
@@ -76,5 +76,5 @@ def test_what_is_right_is_kept() -> None:
 @pytest.mark.parametrize("value", [0, 2.5, float("inf"), True])
 def test_a_batch_size_must_be_a_whole_number_above_zero(value: object) -> None:
     for key in ("batch_size", "eval_batch_size"):
-        with pytest.raises(ConfigError, match=f"data: {key} must be .*, got {key} = {value}"):
-            FederatedDataModule(**{key: value})
+        with pytest.raises(ConfigError, match=f"data.{key} must be .*, got {key} = {value}"):
+            Mine((GOOD, GOOD), **{key: value})

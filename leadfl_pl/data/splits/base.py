@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from statistics import median
 
@@ -11,9 +12,10 @@ from torch import Tensor
 from leadfl_pl.core.errors import ConfigError, require_tensor, summarise
 
 
-class Split:
+class Split(ABC):
     """Assigns every training example to exactly one client."""
 
+    @abstractmethod
     def __call__(self, labels: Tensor, num_clients: int, seed: int) -> list[Tensor]:
         """Indices of the examples of each client.
 
@@ -28,7 +30,6 @@ class Split:
         Raises:
             ConfigError: a client would get no example.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define __call__()")
 
 
 def check_split(split: Split, parts: list[Tensor], num_clients: int, n: int) -> list[Tensor]:
