@@ -132,7 +132,7 @@ def _import_error(class_path: str) -> str | None:
         return None
     except Exception as error:
         return f"{error!r}"
-    if inspect.isabstract(cls):
+    if cls is not None and inspect.isabstract(cls):
         return f"{name} must define {', '.join(sorted(cls.__abstractmethods__))}"
     return None
 

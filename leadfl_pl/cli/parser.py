@@ -41,9 +41,7 @@ class OneLineParser(LightningArgumentParser):
             config: Namespace = super().parse_object(*args, **kwargs)
             return config
 
-    def validate(  # type: ignore[override]
-        self, namespace: Namespace, skip_unset: bool = True, **kwargs: Any
-    ) -> None:
+    def validate(self, namespace: Namespace, skip_unset: bool = True, **kwargs: Any) -> None:
         """Also refuses null where the type does not allow it, which jsonargparse lets pass."""
         super().validate(namespace, skip_unset, **kwargs)
         if not self.exit_on_error:  # the settings of a class, all of which are there
