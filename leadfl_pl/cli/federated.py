@@ -19,6 +19,7 @@ from leadfl_pl.cli.parser import TRACEBACK_VARIABLE, OneLineParser, seed
 from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.data import FederatedDataModule
 from leadfl_pl.federation.client import FederatedClient
+from leadfl_pl.federation.server import FailedRoundsError
 from leadfl_pl.records.checkpoints import is_federated, read_checkpoint, refusal
 from leadfl_pl.records.global_model import NETWORK
 from leadfl_pl.trainer.strategy import RankLostError
@@ -101,14 +102,14 @@ def run(args: list[str]) -> int:
 
     Returns:
         0; 2 for a wrong configuration; 1 where another process of the run is gone (137 where
-        Lightning's observer of processes saw that first), or a disk is full; 143 where SIGTERM and
-        130 where Ctrl-C stopped the run, after a round or, asked twice, at once. Set
-        ``LEADFL_PL_TRACEBACK=1`` to see where an error arose.
+        Lightning's observer of processes saw that first), a disk is full, or too many rounds had
+        too few well-formed updates; 143 where SIGTERM and 130 where Ctrl-C stopped the run, after
+        a round or, asked twice, at once. ``LEADFL_PL_TRACEBACK=1`` shows where an error arose.
     """
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)")
     try:
         trainer = FederatedCLI(args=args).trainer
-    except (RankLostError, DiskFullError) as error:
+    except (RankLostError, DiskFullError, FailedRoundsError) as error:
         return _failure(error, 1)
     except Exception as error:
         wrong = isinstance(error, (ValueError, MisconfigurationException))
