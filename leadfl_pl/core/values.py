@@ -66,6 +66,7 @@ class ServerContext(NamedTuple):
 
     generator: torch.Generator | None = None  # on the updates' device; None: torch's global one
     root_update: Tensor | None = None  # (d,) from the server's own root data set
+    model: Tensor | None = None  # (d,) theta_t, in a federation always given
 
 
 class AttackerView(NamedTuple):
