@@ -100,3 +100,4 @@ class LocalStep(NamedTuple):
     optimizer_step: Callable[[], object]
     generator: torch.Generator  # on the parameters' device
     generators: Sequence[torch.Generator] = ()  # m of them; empty if the step is one client's
+    initial: list[Tensor] | None = None  # W_0 of the whole run, for a defense that needs_initial

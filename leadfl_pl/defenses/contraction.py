@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from math import inf
+from math import exp, expm1, inf, log
 from typing import Any, Literal
 
 import torch
 
 from leadfl_pl.core.errors import require_choice, require_number
 from leadfl_pl.core.values import LocalStep, takes_stacks
-from leadfl_pl.defenses.base import ClientDefense
+from leadfl_pl.defenses.base import ClientDefense, pick
 
 
 class Contraction(ClientDefense):
@@ -41,14 +41,20 @@ class Contraction(ClientDefense):
     select, whose selection may differ between the two runs; momentum. There the bound holds for
     the linearisation at best, and the half-life is to be measured.
 
+    With ``anchor="initial"`` it is the distance from the initial model :math:`W_0` that shrinks,
+    :math:`W_{i+1} = W_0 + s\,(W_i - \eta\, g_i - W_0)`, and all of the above holds as well: both
+    runs have the same :math:`W_0`.
+
     Args:
         half_life: T in rounds, > 0; infinity is plain SGD. To be chosen for the task: the shorter,
             the sooner a backdoor is gone and the more main accuracy it may cost.
         parameters: ``"matrices"`` are the tensors of at least two dimensions, neither biases nor
             the scale and shift of a normalisation; ``"all"`` are all trainable ones.
+        anchor: what they shrink to: ``"zero"``, or ``"initial"``, the first global model of the
+            run, which a checkpoint then carries.
 
     Raises:
-        ConfigError: half_life <= 0 or NaN.
+        ConfigError: half_life <= 0 or NaN; another choice than those named.
 
     Shrinking by hand, two local steps with a half-life of one round and gradients of zero:
 
@@ -73,17 +79,32 @@ class Contraction(ClientDefense):
     """
 
     def __init__(
-        self, half_life: float = 4.0, parameters: Literal["matrices", "all"] = "matrices"
+        self,
+        half_life: float = 4.0,
+        parameters: Literal["matrices", "all"] = "matrices",
+        anchor: Literal["zero", "initial"] = "zero",
     ) -> None:
         if half_life != inf:
             require_number("Contraction", "half_life", half_life, above=0)
         require_choice("Contraction", "parameters", parameters, ("matrices", "all"))
+        require_choice("Contraction", "anchor", anchor, ("zero", "initial"))
         self.half_life = half_life
-        self.parameters: Literal["matrices", "all"] = parameters
+        self.parameters = parameters
+        self.anchor = anchor
+
+    @property
+    def needs_initial(self) -> bool:  # type: ignore[override]
+        return self.anchor == "initial"
 
     @takes_stacks
     def after_step(self, step: LocalStep, state: Any) -> Any:
         least = 2 + bool(step.generators) if self.parameters == "matrices" else 0
-        chosen = [p for p in step.params if p.ndim >= least]
-        torch._foreach_mul_(chosen, 2.0 ** (-1 / (self.half_life * step.num_steps)))
+        index = [i for i, p in enumerate(step.params) if p.ndim >= least]
+        chosen = pick(step.params, index)
+        exponent = -log(2) / (self.half_life * step.num_steps)
+        if self.anchor == "zero":
+            torch._foreach_mul_(chosen, exp(exponent))
+        else:
+            assert step.initial is not None  # since it needs_initial
+            torch._foreach_lerp_(chosen, pick(step.initial, index), -expm1(exponent))
         return state

@@ -60,6 +60,11 @@ DEFENSES = {
         lambda: fl.Contraction(inf, "all"),
         from_first=True,
     ),
+    "Contraction initial": Defense(
+        lambda: fl.Contraction(anchor="initial"),
+        lambda: fl.Contraction(inf, anchor="initial"),
+        weights_only=True, from_first=True,
+    ),
     "ConstantDrift": Defense(
         lambda: fl.ConstantDrift(clip=1.0), lambda: fl.ConstantDrift(alpha=0.0), most=0.4 * 0.71
     ),
@@ -91,6 +96,7 @@ class Client:
         self.defense, self.lr, self.step = defense, lr, 0
         self.generator = torch.Generator().manual_seed(seed)
         self.state = defense.start(list(SHAPES), self.params)
+        self.initial = [p.clone() for p in self.params]
 
     def train(self, grads: Params, epoch_start: bool = False) -> None:
         grads = [g.clone() for g in grads]
@@ -101,7 +107,7 @@ class Client:
         optimizer_step()
         step = fl.LocalStep(
             list(SHAPES), self.params, grads, self.lr, self.step, 9, epoch_start or not self.step,
-            optimizer_step, self.generator,
+            optimizer_step, self.generator, initial=self.initial,
         )  # fmt: skip
         self.state = self.defense.after_step(step, self.state)
         self.step += 1

@@ -72,6 +72,16 @@ def test_a_half_life_that_is_none_is_refused(half_life) -> None:
 def test_parameters_that_are_none_are_refused() -> None:
     with pytest.raises(fl.ConfigError, match="parameters must be one of matrices, all, got"):
         fl.Contraction(parameters="weights")
+    with pytest.raises(fl.ConfigError, match="anchor must be one of zero, initial, got anchor = W"):
+        fl.Contraction(anchor="W")
+
+
+@pytest.mark.parametrize("stacked", [0, 2])
+def test_the_initial_model_is_what_the_weights_shrink_to(stacked: int) -> None:
+    params = ones(stacked) if stacked else ones()
+    step = local_step(params, 0, 1, stacked)._replace(initial=[5 * p for p in ones()])
+    fl.Contraction(1.0, anchor="initial").after_step(step, None)
+    assert [float(p.unique()) for p in params] == [3.0, 1.0, 1.0, 3.0]
 
 
 # ---------------------------------------------------------------------- the theorem
@@ -107,18 +117,18 @@ def smoothness(data: fl.FederatedDataModule) -> float:
 
 def models(
     seed: int, attack: fl.Attack | None, start: int = 0, half_life: float = HALF_LIFE,
-    rule: fl.Aggregator | None = None, parameters: str = "all",
+    rule: fl.Aggregator | None = None, anchor: str = "zero", execution: str = "sequential",
 ) -> tuple[list[torch.Tensor], list[bool]]:  # fmt: skip
     """The global models of a run, and which of its rounds have attackers."""
     data = fl.Digits(split=fl.QuantitySkew(beta=2.0, min_examples=4), batch_size=8)
     with torch.random.fork_rng():
         torch.manual_seed(start)
         network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    defense = fl.Contraction(half_life, parameters)
+    defense = fl.Contraction(half_life, "all", anchor)
     client = fl.FederatedClient(network, defense, lr=2 / smoothness(data))
     federation = {
         "num_clients": 40, "num_malicious": 10, "clients_per_round": 5, "local_epochs": 2,
-        "seed": seed,
+        "seed": seed, "execution": execution,
     }  # fmt: skip
     seen = Models()
     trainer = small_trainer(
@@ -147,6 +157,21 @@ def test_every_round_without_attackers_contracts_by_the_half_life_whatever_the_a
     for attack in ATTACKS:
         poisoned, _ = models(seed, attack)
         assert max(ratios(poisoned, clean, attacked)) <= BOUND
+
+
+def test_shrinking_to_the_initial_model_keeps_the_theorem() -> None:
+    (clean, attacked), (poisoned, _) = (
+        models(0, attack, anchor="initial") for attack in (None, BACKDOOR)
+    )
+    assert max(ratios(poisoned, clean, attacked)) <= BOUND
+
+
+@pytest.mark.parametrize("execution", ["sequential", "vectorised"])
+def test_the_initial_model_is_that_of_the_run_and_not_of_the_round(execution: str) -> None:
+    theta, attacked = models(0, BACKDOOR, half_life=1e-6, anchor="initial", execution=execution)
+    for t in range(1, ROUNDS):
+        returned = torch.allclose(theta[t + 1], theta[0], rtol=0, atol=1e-12)
+        assert returned != attacked[t]
 
 
 def test_two_runs_from_different_starts_approach_each_other_as_fast() -> None:

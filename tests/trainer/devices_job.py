@@ -36,6 +36,7 @@ RUNS = {
     "fl-wbc": {"defense": fl.FLWBC()},
     "ldp": {"defense": fl.LDP()},
     "contraction": {"defense": fl.Contraction()},
+    "contraction initial": {"defense": fl.Contraction(anchor="initial")},
     "constant drift": {"defense": fl.ConstantDrift()},
     "fedprox": {"defense": fl.FedProx()},
     "krum": {"rule": lambda: fl.Krum(f=2)},
