@@ -41,8 +41,9 @@ class Contraction(ClientDefense):
     select, whose selection may differ between the two runs; momentum. There the bound holds for
     the linearisation at best, and the half-life is to be measured.
 
-    Weights kept in bfloat16 (``precision: bf16-true``) do not shrink where T I is above 700: the
-    factor is lost to rounding. In float32, and with ``bf16-mixed``, it is not.
+    Weights kept in bfloat16 (``precision: bf16-true``) are rounded after every step: their
+    half-life is not T, and where T I is above 700 they do not shrink at all. Float32, which
+    ``bf16-mixed`` keeps too, is exact enough.
 
     With ``anchor="initial"`` it is the distance from the initial model :math:`W_0` that shrinks,
     :math:`W_{i+1} = W_0 + s\,(W_i - \eta\, g_i - W_0)`, and all of the above holds as well: both
