@@ -19,6 +19,7 @@ from leadfl_pl.aggregators import (
     PreStep,
     RejectedUpdate,
     ReleasedBulyan,
+    ServerDecay,
     SparseFed,
     TrimmedMean,
     WeakDP,
@@ -67,7 +68,17 @@ from leadfl_pl.data import (
     TorchvisionData,
 )
 from leadfl_pl.data.splits import IID, Dirichlet, LabelLimited, QuantitySkew, Shards, Split
-from leadfl_pl.defenses import FLWBC, LDP, ClientDefense, LeadFL, NoDefense, leadfl_gradient
+from leadfl_pl.defenses import (
+    FLWBC,
+    LDP,
+    ClientDefense,
+    ConstantDrift,
+    Contraction,
+    FedProx,
+    LeadFL,
+    NoDefense,
+    leadfl_gradient,
+)
 from leadfl_pl.federation.client import FederatedClient, LeadFLClient
 from leadfl_pl.federation.config import Federation
 from leadfl_pl.federation.malicious_client import MaliciousClient
@@ -120,6 +131,8 @@ __all__ = [
     "ClientUpdate",
     "Cohort",
     "ConfigError",
+    "ConstantDrift",
+    "Contraction",
     "DecayTimed",
     "Digits",
     "DigitsNet",
@@ -131,6 +144,7 @@ __all__ = [
     "FashionMNISTNet",
     "Feature",
     "FedAvg",
+    "FedProx",
     "FederatedClient",
     "FederatedDataModule",
     "FederatedStrategy",
@@ -171,6 +185,7 @@ __all__ = [
     "Schedule",
     "SemanticBackdoor",
     "ServerContext",
+    "ServerDecay",
     "Shards",
     "SparseFed",
     "Split",

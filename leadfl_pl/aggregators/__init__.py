@@ -10,6 +10,7 @@ from leadfl_pl.aggregators.nearest_neighbor_mixing import NearestNeighborMixing
 from leadfl_pl.aggregators.norm_clipping import NormClipping
 from leadfl_pl.aggregators.pre_aggregation import PreAggregation, PreStep
 from leadfl_pl.aggregators.rfa import RFA
+from leadfl_pl.aggregators.server_decay import ServerDecay
 from leadfl_pl.aggregators.sparsefed import SparseFed
 from leadfl_pl.aggregators.trimmed_mean import TrimmedMean
 from leadfl_pl.aggregators.validation import RejectedUpdate, stack_states
@@ -32,6 +33,7 @@ __all__ = [
     "PreStep",
     "RejectedUpdate",
     "ReleasedBulyan",
+    "ServerDecay",
     "SparseFed",
     "TrimmedMean",
     "WeakDP",

@@ -66,6 +66,7 @@ class ServerContext(NamedTuple):
 
     generator: torch.Generator | None = None  # on the updates' device; None: torch's global one
     root_update: Tensor | None = None  # (d,) from the server's own root data set
+    model: Tensor | None = None  # (d,) theta_t, in a federation always given
 
 
 class AttackerView(NamedTuple):
@@ -99,3 +100,4 @@ class LocalStep(NamedTuple):
     optimizer_step: Callable[[], object]
     generator: torch.Generator  # on the parameters' device
     generators: Sequence[torch.Generator] = ()  # m of them; empty if the step is one client's
+    initial: list[Tensor] | None = None  # W_0 of the whole run, for a defense that needs_initial

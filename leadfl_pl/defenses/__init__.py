@@ -2,6 +2,9 @@
 
 from leadfl_pl.defenses.base import ClientDefense, NoDefense
 from leadfl_pl.defenses.checks import check_defense, check_update
+from leadfl_pl.defenses.constant_drift import ConstantDrift
+from leadfl_pl.defenses.contraction import Contraction
+from leadfl_pl.defenses.fed_prox import FedProx
 from leadfl_pl.defenses.fl_wbc import FLWBC
 from leadfl_pl.defenses.ldp import LDP
 from leadfl_pl.defenses.leadfl import LeadFL, leadfl_gradient
@@ -10,6 +13,9 @@ __all__ = [
     "FLWBC",
     "LDP",
     "ClientDefense",
+    "ConstantDrift",
+    "Contraction",
+    "FedProx",
     "LeadFL",
     "NoDefense",
     "check_defense",

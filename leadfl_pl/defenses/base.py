@@ -26,6 +26,8 @@ class ClientDefense:
     at once, otherwise client by client.
     """
 
+    needs_initial = False  # the run's first global model, in every LocalStep
+
     @takes_stacks
     def start(self, names: Sequence[str], params: list[Tensor]) -> Any:
         """The state at the start of a round; ``params`` is the global model W_{t,0}."""

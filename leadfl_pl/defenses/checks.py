@@ -37,6 +37,7 @@ def check_defense(defense: ClientDefense, names: Sequence[str], params: Sequence
     name, num_steps, lr = type(defense).__name__, 2, 0.01
     params = clones(params)
     shapes = [p.shape for p in params]
+    initial = clones(params) if defense.needs_initial else None
     rng = torch.Generator(params[0].device).manual_seed(0)
     with isolated_rng(0), torch.no_grad():
         start = torch.cat([p.flatten() for p in params])
@@ -45,7 +46,9 @@ def check_defense(defense: ClientDefense, names: Sequence[str], params: Sequence
             given, grads = list(params), [torch.randn_like(p) for p in params]
             sgd_step = partial(torch._foreach_add_, params, grads, alpha=-lr)
             sgd_step()
-            step = LocalStep(names, given, grads, lr, i, num_steps, i == 0, sgd_step, rng)
+            step = LocalStep(
+                names, given, grads, lr, i, num_steps, i == 0, sgd_step, rng, initial=initial
+            )
             last, state = state, defense.after_step(step, state)
             if last is not None and state is None:
                 raise ConfigError(f"{name}.after_step must return the next state, got None")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from leadfl_pl.core.errors import ConfigError, require_choice, require_number
 from leadfl_pl.core.values import LocalStep
 from leadfl_pl.defenses import ClientDefense, LeadFL, NoDefense, check_update
-from leadfl_pl.defenses.base import ParameterChoice
+from leadfl_pl.defenses.base import ParameterChoice, clones
 from leadfl_pl.defenses.leadfl import Formulation, Norm
 from leadfl_pl.metrics import CleanAccuracy
 from leadfl_pl.records.checkpoints import check_network
@@ -92,17 +92,23 @@ class FederatedClient(LightningModule):
 
     # ------------------------------------------------------------------ local training
 
-    def start_round(self, noise_seed: int, num_steps: int) -> None:
+    def start_round(
+        self, noise_seed: int, num_steps: int, initial: list[Tensor] | None = None
+    ) -> None:
         """Forgets what the defense remembers.
 
         Args:
             noise_seed: of the defense's noise.
             num_steps: I, how many local steps will follow.
+            initial: the run's first global model, for a defense that needs it; the network as it
+                is if not given.
         """
         named = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
         self._names = [n for n, _ in named]
         self._params: list[nn.Parameter] = [p for _, p in named]
         self._data = [p.detach() for p in self._params]
+        needs = self.defense.needs_initial
+        self._initial = clones(self._data) if needs and initial is None else initial
         device = self._data[0].device
         self._generator = torch.Generator(device).manual_seed(noise_seed)
         self._state = self.defense.start(self._names, self._data)
@@ -149,6 +155,7 @@ class FederatedClient(LightningModule):
                     epoch_start=self._epoch_start,
                     optimizer_step=bare.step,
                     generator=self._generator,
+                    initial=self._initial,
                 ),
                 self._state,
             )

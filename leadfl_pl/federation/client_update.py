@@ -30,6 +30,7 @@ class LocalTask(NamedTuple):
     num_steps: int  # I
     carries_momentum: bool = False
     momentum: Tensor | None = None  # (m,) from the client's last round
+    initial: list[Tensor] | None = None  # W_0 of the run, for a defense that needs it
 
 
 def client_update(client: FederatedClient, vector: ModelVector, task: LocalTask) -> ClientUpdate:
@@ -50,7 +51,8 @@ def client_update(client: FederatedClient, vector: ModelVector, task: LocalTask)
     start = vector.snapshot()
     try:
         with isolated_rng(derive_seed(task.seed, "client", *key)), precision.train_step_context():
-            client.start_round(derive_seed(task.seed, "noise", *key), task.num_steps)
+            noise_seed = derive_seed(task.seed, "noise", *key)
+            client.start_round(noise_seed, task.num_steps, task.initial)
             for i, (epoch_start, batch) in enumerate(local_batches(task, order)):
                 if epoch_start:
                     client.start_epoch()

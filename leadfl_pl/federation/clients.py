@@ -15,6 +15,7 @@ from leadfl_pl.core.rng import generator
 from leadfl_pl.core.values import AttackerView, ClientUpdate, Cohort
 from leadfl_pl.core.vector import ModelVector
 from leadfl_pl.data import FederatedDataModule
+from leadfl_pl.defenses.base import clones
 from leadfl_pl.federation.client import FederatedClient
 from leadfl_pl.federation.client_update import LocalTask, client_update
 from leadfl_pl.federation.config import Federation
@@ -52,6 +53,9 @@ class Clients:
         self.train_set, self.batch_size = datamodule.train_set, datamodule.batch_size
         self.parts = datamodule.partition(population.num_clients, self.seed)
         self.malicious_ids = federation.schedule.draw_malicious(population)
+        self.initial: list[Tensor] | None = None  # W_0 by trainable parameter, if the defense asks
+        if client.defense.needs_initial:
+            self.initial = clones([p for p in client.model.parameters() if p.requires_grad])
         self.momenta: dict[int, Tensor] = {}  # (m,) by client id, with carry_momentum
         self.last_error: Exception | None = None  # of a client that this process trained
         order = torch.randperm(len(self.train_set.labels), generator=generator(self.seed, "root"))
@@ -134,6 +138,7 @@ class Clients:
             self.num_steps(client_id),
             self.federation.carry_momentum,
             self.momenta.get(client_id),
+            self.initial,
         )
 
     def train_root(self, t: int) -> Tensor | None:

@@ -88,18 +88,18 @@ class Server:
             FailedRoundsError: too few updates were well-formed, once too often.
             FloatingPointError: the model would not stay finite.
         """
+        theta = vector.read()
         received = well_formed(updates, cohort.round, vector.d, vector.b)
         try:
             self.aggregator.check_enough(len(received), self.federation.clients_per_round)
         except ConfigError as error:
             self.tolerate(error, cohort.round)
-            theta = vector.read()
             delta, selected = torch.zeros_like(theta), theta.new_empty(0, dtype=torch.long)
         else:
             self.failures = 0
-            delta, selected = self.aggregate(received, cohort.round, root_update)
+            delta, selected = self.aggregate(received, cohort.round, theta, root_update)
         chosen = [received[i] for i in selected.tolist()]
-        self.move(vector, delta, chosen, cohort.round)
+        self.move(vector, theta, delta, chosen, cohort.round)
         nan = delta.new_tensor(float("nan"))
         penalties = [
             u.regulariser
@@ -118,13 +118,13 @@ class Server:
         )
 
     def aggregate(
-        self, received: Sequence[ClientUpdate], t: int, root_update: Tensor | None
+        self, received: Sequence[ClientUpdate], t: int, theta: Tensor, root_update: Tensor | None
     ) -> Aggregated:
         """The server's step (d,) and which of the received updates the rule used."""
         deltas = torch.stack([u.delta for u in received])
         weights = deltas.new_tensor([u.num_examples for u in received])
         rng = generator(self.federation.population.seed, "server", t, device=deltas.device)
-        context = ServerContext(rng, root_update)
+        context = ServerContext(rng, root_update, theta)
         result = self.aggregator.aggregate(deltas, weights, context)
         delta, selected = check_aggregated(self.aggregator, result, *deltas.shape)
         return Aggregated(self.federation.server_lr * delta, selected)
@@ -145,14 +145,19 @@ class Server:
         rank_zero_warn(f"round {t} keeps the old model: {error}")
 
     def move(
-        self, vector: ModelVector, delta: Tensor, chosen: Sequence[ClientUpdate], t: int
+        self,
+        vector: ModelVector,
+        theta: Tensor,
+        delta: Tensor,
+        chosen: Sequence[ClientUpdate],
+        t: int,
     ) -> None:
         """Moves the global model, the same on every rank; buffers to the mean of the chosen ones.
 
         Raises:
             FloatingPointError: it would not stay finite.
         """
-        theta, buffers = vector.read() + delta, vector.read_buffers()
+        theta, buffers = theta + delta, vector.read_buffers()
         if chosen:
             buffers = torch.stack([u.buffers for u in chosen]).mean(dim=0)
         if not bool(theta.isfinite().all() & buffers.isfinite().all()):

@@ -159,6 +159,8 @@ class FederatedLoop(_FitLoop):
             return
         self.rounds_done = state["rounds_done"]
         self.clients.momenta = dict(state["momenta"])
+        if (initial := state.get("initial")) is not None:
+            self.clients.initial = [w.to(device) for w in initial]
         self.server.load_state_dict(state["server"], device)
         if state["result"] is not None:
             self.result = RoundResult(**state["result"]).to(device)
@@ -173,6 +175,7 @@ class FederatedLoop(_FitLoop):
             "settings": self._settings,
             "execution": self.clients.execution,
             "momenta": self.clients.momenta,
+            "initial": self.clients.initial,
             "server": self.server.state_dict(),
             "result": None if self.result is None else self.result._asdict(),
         }

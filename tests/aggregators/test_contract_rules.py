@@ -55,6 +55,10 @@ RULES = {
         lambda: fl.PreAggregation([fl.NormClipping()], fl.TrimmedMean(beta=0.3)),
         translates=False, convex=False,
     ),
+    "ServerDecay": Rule(
+        lambda: fl.ServerDecay(fl.TrimmedMean(beta=0.3)),
+        translates=False, scales=False, convex=False,
+    ),
 }  # fmt: skip
 
 N, D = 15, 23
@@ -85,8 +89,8 @@ def kinds(seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 def server(updates: torch.Tensor) -> fl.ServerContext:
-    root = torch.ones(updates.shape[1], dtype=updates.dtype)
-    return fl.ServerContext(torch.Generator().manual_seed(0), root_update=root)
+    ones = torch.ones(updates.shape[1], dtype=updates.dtype)
+    return fl.ServerContext(torch.Generator().manual_seed(0), root_update=ones, model=ones)
 
 
 def call(name: str, updates: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable
+from math import inf
 from typing import NamedTuple
 
 import pytest
@@ -25,6 +26,7 @@ class Defense(NamedTuple):
     noisy: bool = False
     weights_only: bool = False  # biases follow plain SGD for as long as the gradients do
     forgets: bool = False  # starts anew at each local epoch
+    from_first: bool = False  # acts on the first local step too
     most: float | None = None  # the largest change of a coordinate in a step, in units of lr
 
 
@@ -50,6 +52,27 @@ DEFENSES = {
         lambda: fl.LDP(0.0, "released"),
         noisy=True, weights_only=True, forgets=True,
     ),
+    "Contraction": Defense(
+        fl.Contraction, lambda: fl.Contraction(inf), weights_only=True, from_first=True
+    ),
+    "Contraction all": Defense(
+        lambda: fl.Contraction(parameters="all"),
+        lambda: fl.Contraction(inf, "all"),
+        from_first=True,
+    ),
+    "Contraction initial": Defense(
+        lambda: fl.Contraction(anchor="initial"),
+        lambda: fl.Contraction(inf, anchor="initial"),
+        weights_only=True, from_first=True,
+    ),
+    "ConstantDrift": Defense(
+        lambda: fl.ConstantDrift(clip=1.0), lambda: fl.ConstantDrift(alpha=0.0), most=0.4 * 0.71
+    ),
+    "ConstantDrift weights": Defense(
+        lambda: fl.ConstantDrift(norm="squared", parameters="weights"),
+        weights_only=True, most=0.4 * 0.2,
+    ),
+    "FedProx": Defense(fl.FedProx, lambda: fl.FedProx(mu=0.0)),
 }  # fmt: skip
 SHAPES = {"conv.weight": (2, 3, 2), "conv.bias": (2,), "head.weight": (4, 5), "head.bias": (4,)}
 Params = list[torch.Tensor]
@@ -73,6 +96,7 @@ class Client:
         self.defense, self.lr, self.step = defense, lr, 0
         self.generator = torch.Generator().manual_seed(seed)
         self.state = defense.start(list(SHAPES), self.params)
+        self.initial = [p.clone() for p in self.params]
 
     def train(self, grads: Params, epoch_start: bool = False) -> None:
         grads = [g.clone() for g in grads]
@@ -83,7 +107,7 @@ class Client:
         optimizer_step()
         step = fl.LocalStep(
             list(SHAPES), self.params, grads, self.lr, self.step, 9, epoch_start or not self.step,
-            optimizer_step, self.generator,
+            optimizer_step, self.generator, initial=self.initial,
         )  # fmt: skip
         self.state = self.defense.after_step(step, self.state)
         self.step += 1
@@ -132,9 +156,10 @@ def test_switched_off_it_is_plain_sgd_to_the_bit(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DEFENSES)
-def test_the_first_local_step_is_left_alone_and_the_second_is_not(name: str) -> None:
+def test_the_first_local_step_is_left_alone_where_said_and_the_second_is_not(name: str) -> None:
     grads = draws(1, 2)
-    assert torch.equal(run(DEFENSES[name].make(), grads[:1]), run(fl.NoDefense(), grads[:1]))
+    same = torch.equal(run(DEFENSES[name].make(), grads[:1]), run(fl.NoDefense(), grads[:1]))
+    assert same != DEFENSES[name].from_first
     same = torch.equal(run(DEFENSES[name].make(), grads), run(fl.NoDefense(), grads))
     assert same == (name == "NoDefense")
 

@@ -35,6 +35,10 @@ RUNS = {
     },
     "fl-wbc": {"defense": fl.FLWBC()},
     "ldp": {"defense": fl.LDP()},
+    "contraction": {"defense": fl.Contraction()},
+    "contraction initial": {"defense": fl.Contraction(anchor="initial")},
+    "constant drift": {"defense": fl.ConstantDrift()},
+    "fedprox": {"defense": fl.FedProx()},
     "krum": {"rule": lambda: fl.Krum(f=2)},
     "multi-krum": {"rule": lambda: fl.MultiKrum(f=2)},
     "bulyan": {"rule": lambda: fl.Bulyan(f=1)},
@@ -51,6 +55,7 @@ RUNS = {
             [fl.NormClipping(), fl.NearestNeighborMixing(f=2)], fl.Median()
         )
     },
+    "server decay": {"rule": lambda: fl.ServerDecay(fl.Median())},
     "label flip": {"attack": fl.LabelFlip()},
     "one pixel": {"attack": fl.OnePixelBackdoor()},
     "dba": {"attack": fl.DBA(size=(1, 3))},

@@ -22,6 +22,7 @@ DEFENSES = {
     "leadfl released": fl.LeadFL(formulation="released"),
     "fl-wbc": fl.FLWBC(),
     "ldp": fl.LDP(),
+    "contraction": fl.Contraction(half_life=1.0, anchor="initial"),
 }
 
 

@@ -44,6 +44,7 @@ class Settings(NamedTuple):
     lr: float
     momentum: float
     convert: Callable[[Pair], Any]  # a batch to the Trainer's precision
+    initial: list[Tensor] | None  # W_0 of the run, for a defense that needs it
 
 
 class Share(NamedTuple):
@@ -206,16 +207,14 @@ class VectorisedRound:
         sgd_(params, grads, momenta, self.settings.lr, self.settings.momentum)
 
     def _defend(self, block: Block, epoch: int, j: int, grads: list[Tensor]) -> None:
-        rows = slice(block.start, block.stop)
-        grads = [g[: block.stop - block.start] for g in grads]
+        rows, m = slice(block.start, block.stop), block.stop - block.start
+        grads = [g[:m] for g in grads]
 
         def optimizer_step(i: int | None = None) -> None:
             """Of the whole block, or of its row i alone."""
-            if i is None:
-                self._update(rows, grads)
-            else:
-                one = slice(block.start + i, block.start + i + 1)
-                self._update(one, [g[i : i + 1] for g in grads])
+            first, last = (0, m) if i is None else (i, i + 1)
+            chosen = slice(block.start + first, block.start + last)
+            self._update(chosen, [g[first:last] for g in grads])
 
         generators = [m.noise for m in self.members[rows]]
         step = LocalStep(
@@ -229,6 +228,7 @@ class VectorisedRound:
             optimizer_step=optimizer_step,
             generator=generators[0],
             generators=generators,
+            initial=self.settings.initial,
         )
         block.state = block.defense.after_step(step, block.state)
 

@@ -82,6 +82,7 @@ class VectorisedClients(Clients):
             lr=optimizer.param_groups[0]["lr"],
             momentum=optimizer.param_groups[0]["momentum"],
             convert=self.client.trainer.precision_plugin.convert_input,
+            initial=self.initial,
         )
 
     def _members(
