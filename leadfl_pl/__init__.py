@@ -71,7 +71,14 @@ from leadfl_pl.defenses import FLWBC, LDP, ClientDefense, LeadFL, NoDefense, lea
 from leadfl_pl.federation.client import FederatedClient, LeadFLClient
 from leadfl_pl.federation.config import Federation
 from leadfl_pl.federation.malicious_client import MaliciousClient
-from leadfl_pl.metrics import AverageOverRounds, BackdoorAccuracy, CleanAccuracy
+from leadfl_pl.metrics import (
+    AttackerDetection,
+    AverageOverRounds,
+    BackdoorAccuracy,
+    BackdoorLifespan,
+    CleanAccuracy,
+    RecoveryHalfLife,
+)
 from leadfl_pl.models import CIFAR10Net, DigitsNet, FashionMNISTNet, ResNet18
 from leadfl_pl.records.global_model import global_model
 from leadfl_pl.records.report import RunReport
@@ -106,10 +113,12 @@ __all__ = [
     "Aggregator",
     "Attack",
     "AttackWrapper",
+    "AttackerDetection",
     "AttackerView",
     "AverageOverRounds",
     "BackdoorAccuracy",
     "BackdoorEvaluation",
+    "BackdoorLifespan",
     "Brightness",
     "Bulyan",
     "BurstySchedule",
@@ -162,6 +171,7 @@ __all__ = [
     "PreStep",
     "QuantitySkew",
     "RandomSchedule",
+    "RecoveryHalfLife",
     "RejectedUpdate",
     "ReleasedBulyan",
     "ReleasedSchedule",
