@@ -47,7 +47,7 @@ def comparison(runs: NamedRuns) -> Table:
     """The runs' summaries, a row each, as a table for the terminal."""
     summaries = [summary(run.rows, run.majority) for _, run in runs]
     columns = shown_columns(summaries, hidden=(*DETAILS, *PARTS))
-    table = Table(padding=0)  # fits 80 columns without breaking words
+    table = Table(padding=0)  # words stay whole in 80 columns
     table.add_column("run", overflow="fold")  # a name cut off may be another run's
     for column in columns:
         table.add_column(column, justify="right", overflow="fold")

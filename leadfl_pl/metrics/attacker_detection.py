@@ -113,5 +113,5 @@ class AttackerDetection(Metric):
 
     def compute(self) -> Detection:
         """The four numbers, over the rounds so far."""
-        rates = detection_rates(*self.counts.tolist())
-        return Detection(*self.counts.new_tensor(rates), self.pairs[0] / self.pairs[1])
+        precision, recall, rate = self.counts.new_tensor(detection_rates(*self.counts.tolist()))
+        return Detection(precision, recall, rate, self.pairs[0] / self.pairs[1])
