@@ -97,10 +97,8 @@ def test_the_words_of_a_table_stay_whole_in_80_columns() -> None:
     names = ("leadfl", "none")
     console = Console(width=80, record=True, file=StringIO())
     console.print(comparison([(name, read_run(write_run(name, rows))) for name in names]))
-    text = console.export_text()
-    assert {"malicious", "backdoor", "attackers", "1.0 (1 of 1", "censored)"} <= {
-        cell.strip() for line in text.splitlines() for cell in re.split("[┃│]", line)
-    }
+    words = set(re.findall(r"[^\s┃│]+", console.export_text()))
+    assert {"accuracy", "malicious", "backdoor", "lifespan", "attackers", "censored)"} <= words
 
 
 def test_the_newest_version_is_read_and_what_has_no_number_is_not() -> None:
