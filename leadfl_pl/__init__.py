@@ -82,7 +82,14 @@ from leadfl_pl.defenses import (
 from leadfl_pl.federation.client import FederatedClient, LeadFLClient
 from leadfl_pl.federation.config import Federation
 from leadfl_pl.federation.malicious_client import MaliciousClient
-from leadfl_pl.metrics import AverageOverRounds, BackdoorAccuracy, CleanAccuracy
+from leadfl_pl.metrics import (
+    AttackerDetection,
+    AverageOverRounds,
+    BackdoorAccuracy,
+    BackdoorLifespan,
+    CleanAccuracy,
+    RecoveryHalfLife,
+)
 from leadfl_pl.models import CIFAR10Net, DigitsNet, FashionMNISTNet, ResNet18
 from leadfl_pl.records.global_model import global_model
 from leadfl_pl.records.report import RunReport
@@ -117,10 +124,12 @@ __all__ = [
     "Aggregator",
     "Attack",
     "AttackWrapper",
+    "AttackerDetection",
     "AttackerView",
     "AverageOverRounds",
     "BackdoorAccuracy",
     "BackdoorEvaluation",
+    "BackdoorLifespan",
     "Brightness",
     "Bulyan",
     "BurstySchedule",
@@ -176,6 +185,7 @@ __all__ = [
     "PreStep",
     "QuantitySkew",
     "RandomSchedule",
+    "RecoveryHalfLife",
     "RejectedUpdate",
     "ReleasedBulyan",
     "ReleasedSchedule",

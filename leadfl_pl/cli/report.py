@@ -15,7 +15,16 @@ from rich.text import Text
 
 from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.records.plots import plot_comparison, save_figure
-from leadfl_pl.records.rounds import SUMMARY, Run, as_text, read_run, shown_columns, summary
+from leadfl_pl.records.rounds import (
+    DETAILS,
+    PARTS,
+    SUMMARY,
+    Run,
+    as_text,
+    read_run,
+    shown_columns,
+    summary,
+)
 
 NamedRuns = Sequence[tuple[str, Run]]
 
@@ -37,8 +46,8 @@ def shortest_endings(names: Sequence[str], separator: str) -> list[str]:
 def comparison(runs: NamedRuns) -> Table:
     """The runs' summaries, a row each, as a table for the terminal."""
     summaries = [summary(run.rows, run.majority) for _, run in runs]
-    columns = shown_columns(summaries)
-    table = Table()
+    columns = shown_columns(summaries, hidden=(*DETAILS, *PARTS))
+    table = Table(padding=0)  # words stay whole in 80 columns
     table.add_column("run", overflow="fold")  # a name cut off may be another run's
     for column in columns:
         table.add_column(column, justify="right", overflow="fold")

@@ -47,6 +47,7 @@ class RoundResult(NamedTuple):
         counts = {
             "round/malicious_sampled": len(malicious),
             "round/malicious_selected": len(malicious.intersection(self.selected)),
+            "round/selected": len(self.selected),
             "round/rejected": len(self.sent) - len(self.received),
         } | ({"round/failed": failed} if failed else {})
         return {name: self.delta.new_tensor(count) for name, count in counts.items()} | {

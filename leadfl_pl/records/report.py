@@ -105,10 +105,9 @@ class RunReport(Callback):
         save_figure(plot_accuracies(self.rows, majority, name), self.folder / ACCURACY)
         numbers = summary(self.rows, majority)
         columns = shown_columns([numbers])
-        table = Table(title=f"after {len(self.rows)} rounds")
-        for column in columns:
-            table.add_column(column, justify="right")
-        table.add_row(*as_text(numbers, columns, len(self.rows)))
+        table = Table(title=f"after {len(self.rows)} rounds", show_header=False)
+        for name_and_text in zip(columns, as_text(numbers, columns, len(self.rows)), strict=True):
+            table.add_row(*name_and_text)
         console = Console()
         console.print(table)
         written = f"{self.folder}: {ROUNDS}, {PROVENANCE}, {SPLIT}, {ACCURACY}"

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.core.values import Row
+from leadfl_pl.metrics import detection_rates, half_life, lifespans, restricted_mean
 from leadfl_pl.records.files import write_whole
 from leadfl_pl.records.folders import LOGS, VERSION, number_of
 
@@ -19,12 +20,19 @@ ROUNDS, PROVENANCE, ACCURACY, SPLIT = "rounds.csv", "run.json", "accuracy.png", 
 COLUMNS = ("round", "round/malicious_sampled")  # that every row has
 KEYS = ("command", "seed", "commit", "clients_per_round")  # that run.json has
 COUNTS = ("rejected updates", "failed clients")  # of a summary
+RATES = ("detection precision", "detection recall", "detection false-positive rate")
+DETAILS = ("recovery half-life", *RATES)  # in the table of one run, too wide for one of several
+PARTS = ("bursts", "censored bursts", "attackers sampled")  # in the text of other numbers
 SUMMARY = (
     "main accuracy",
     "backdoor average",
     "backdoor final",
     "rounds with a malicious majority",
     *COUNTS,
+    "backdoor lifespan",
+    "attackers selected",
+    *DETAILS,
+    *PARTS,
 )
 
 
@@ -107,11 +115,20 @@ def _read_provenance(path: Path) -> dict[str, Any]:
 
 
 def summary(rows: Sequence[Row], majority: float) -> dict[str, float]:
-    """The numbers of a run, as far as it has them; accuracies in [0, 1].
+    """The numbers of a run, as far as it has them; accuracies and rates in [0, 1].
+
+    A burst, after which :class:`~leadfl_pl.BackdoorLifespan` and
+    :class:`~leadfl_pl.RecoveryHalfLife` measure, is a maximal run of rounds with a malicious
+    majority. :class:`~leadfl_pl.AttackerDetection` counts whom the rule did not select of the
+    cohort.
 
     >>> row = {"round": 0, "round/malicious_sampled": 6, "val/clean_accuracy": 0.5}
     >>> summary([row], majority=5)["rounds with a malicious majority"]
     1
+
+    Args:
+        rows: one a round.
+        majority: more malicious clients than this are one: half of the cohort.
     """
     clean = [row["val/clean_accuracy"] for row in rows if "val/clean_accuracy" in row]
     backdoor = [row["val/backdoor_accuracy"] for row in rows if "val/backdoor_accuracy" in row]
@@ -119,34 +136,75 @@ def summary(rows: Sequence[Row], majority: float) -> dict[str, float]:
     if backdoor:
         average = sum(backdoor) / len(backdoor)
         numbers |= {"backdoor average": average, "backdoor final": backdoor[-1]}
-    return numbers | {
+    numbers |= {
         "rounds with a malicious majority": sum(
             row["round/malicious_sampled"] > majority for row in rows
         ),
         "rejected updates": sum(row.get("round/rejected", 0.0) for row in rows),
         "failed clients": sum(row.get("round/failed", 0.0) for row in rows),
     }
+    return numbers | _recovery(rows, majority) | _detection(rows, majority)
 
 
-def shown_columns(summaries: Sequence[Mapping[str, float]]) -> list[str]:
+def _recovery(rows: Sequence[Row], majority: float) -> dict[str, float]:
+    values = [row.get("val/backdoor_accuracy", nan) for row in rows]
+    in_burst = [row["round/malicious_sampled"] > majority for row in rows]
+    lives = lifespans(values, in_burst)
+    numbers = {
+        "backdoor lifespan": restricted_mean(lives),
+        "recovery half-life": half_life(values, in_burst),
+    }
+    numbers = {name: value for name, value in numbers.items() if isfinite(value)}
+    if "backdoor lifespan" in numbers:
+        numbers["bursts"] = len(lives)
+        numbers["censored bursts"] = sum(life.censored for life in lives)
+    return numbers
+
+
+def _detection(rows: Sequence[Row], majority: float) -> dict[str, float]:
+    known = [row for row in rows if "round/malicious_selected" in row]
+    attackers = sum(row["round/malicious_sampled"] for row in known)
+    if not attackers:
+        return {}
+    chosen = sum(row["round/malicious_selected"] for row in known)
+    numbers = {"attackers selected": chosen, "attackers sampled": attackers}
+    if all("round/selected" in row for row in known):
+        honest = 2 * majority * len(known) - attackers
+        honest_chosen = sum(row["round/selected"] for row in known) - chosen
+        rates = detection_rates(attackers, honest, attackers - chosen, honest - honest_chosen)
+        numbers |= {n: r for n, r in zip(RATES, rates, strict=True) if isfinite(r)}
+    return numbers
+
+
+def shown_columns(
+    summaries: Sequence[Mapping[str, float]], hidden: Sequence[str] = PARTS
+) -> list[str]:
     """The columns of a table of :func:`summary`: what any has, and counts that are not all 0."""
     return [
         name
         for name in SUMMARY
-        if any(s.get(name, 0) > 0 if name in COUNTS else name in s for s in summaries)
+        if name not in hidden
+        and any(s.get(name, 0) > 0 if name in COUNTS else name in s for s in summaries)
     ]
 
 
 def as_text(numbers: Mapping[str, float], columns: Sequence[str], rounds: int) -> list[str]:
-    """:func:`summary` as a row of text: percentages, counts, and one count out of ``rounds``."""
+    """:func:`summary` as a row of text: percentages, counts, rounds, and counts out of others."""
 
     def text(name: str) -> str:
         if name not in numbers:
             return ""
+        value = numbers[name]
         if name in COUNTS:
-            return f"{numbers[name]:.0f}"
+            return f"{value:.0f}"
         if name.startswith("rounds"):
-            return f"{numbers[name]} of {rounds}"
-        return f"{100 * numbers[name]:.1f} %"
+            return f"{value} of {rounds}"
+        if name == "attackers selected":
+            return f"{value:.0f} of {numbers['attackers sampled']:.0f}"
+        if name == "backdoor lifespan" and (censored := numbers["censored bursts"]):
+            return f"{value:.1f} ({censored} of {numbers['bursts']} censored)"
+        if name in ("backdoor lifespan", "recovery half-life"):
+            return f"{value:.1f}"
+        return f"{100 * value:.1f} %"
 
     return [text(name) for name in columns]

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from leadfl_pl.cli.report import main
+from leadfl_pl.cli.report import comparison, main
+from leadfl_pl.records.rounds import read_run
 
 ROWS = "round,round/malicious_sampled,val/clean_accuracy\n0,6,0.25\n1,0,{accuracy}\n"
 STARTED = {"command": "python cli.py fit", "seed": 0, "commit": None, "clients_per_round": 10}
@@ -85,6 +89,16 @@ def test_rejected_updates_are_shown_if_there_are_any_and_always_written(
     out = capsys.readouterr().out
     assert "rejected" in out
     assert "failed" in out
+
+
+def test_the_words_of_a_table_stay_whole_in_80_columns() -> None:
+    header = "round,round/malicious_sampled,round/malicious_selected,val/clean_accuracy"
+    rows = f"{header},val/backdoor_accuracy\n0,6,5,0.5,0.9\n1,0,0,0.5,0.8\n"
+    names = ("leadfl", "none")
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(comparison([(name, read_run(write_run(name, rows))) for name in names]))
+    words = set(re.findall(r"[^\s┃│]+", console.export_text()))
+    assert {"accuracy", "malicious", "backdoor", "lifespan", "attackers", "censored)"} <= words
 
 
 def test_the_newest_version_is_read_and_what_has_no_number_is_not() -> None:

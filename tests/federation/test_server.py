@@ -51,8 +51,8 @@ def test_the_result_counts_who_was_sampled_selected_rejected_and_failed() -> Non
     assert (result.sent, result.received, result.selected) == ((7, 4), (7,), (7,))
     numbers = {name: float(value) for name, value in result.metrics().items()}
     assert numbers == {
-        "round/malicious_sampled": 1, "round/malicious_selected": 0, "round/rejected": 1,
-        "round/failed": 1, "round/update_norm": pytest.approx(vector.d**0.5),
+        "round/malicious_sampled": 1, "round/malicious_selected": 0, "round/selected": 1,
+        "round/rejected": 1, "round/failed": 1, "round/update_norm": pytest.approx(vector.d**0.5),
         "train/loss": 1.0, "train/regulariser": 1.0,
     }  # fmt: skip
 

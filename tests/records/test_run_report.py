@@ -61,7 +61,7 @@ def test_the_columns_are_the_evaluations_the_rounds_and_the_trainings() -> None:
     assert header == (
         "round,val/clean_accuracy,val/backdoor_accuracy,val/backdoor_accuracy_all,"
         "val/backdoor_accuracy_avg,round/malicious_sampled,round/malicious_selected,"
-        "round/rejected,round/update_norm,train/loss,train/regulariser"
+        "round/selected,round/rejected,round/update_norm,train/loss,train/regulariser"
     )
 
 

@@ -129,7 +129,8 @@ def test_the_logged_names_are_the_documented_ones() -> None:
     assert set(metrics) == {
         "val/clean_accuracy", "val/backdoor_accuracy", "val/backdoor_accuracy_all",
         "val/backdoor_accuracy_avg", "round/malicious_sampled", "round/malicious_selected",
-        "round/rejected", "round/update_norm", "train/loss", "train/regulariser",
+        "round/selected", "round/rejected", "round/update_norm", "train/loss",
+        "train/regulariser",
     }  # fmt: skip
     assert metrics["round/malicious_sampled"] == 3
     assert metrics["round/malicious_selected"] <= 3

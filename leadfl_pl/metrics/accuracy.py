@@ -1,4 +1,4 @@
-"""torchmetrics for training under attack."""
+"""Accuracies over a test set, and their mean over rounds."""
 
 from __future__ import annotations
 
