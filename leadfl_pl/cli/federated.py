@@ -80,7 +80,7 @@ class FederatedCLI(LightningCLI):
         path = self.config[self.config.subcommand].get("ckpt_path")
         if path == "last" or (path is None and self.config.subcommand == "fit"):
             return
-        if path is None or not Path(path).is_file():
+        if path is None or not os.path.isfile(path):
             shown = "null" if path is None else path
             raise ConfigError(f"ckpt_path must be a checkpoint or last, got ckpt_path = {shown}")
         checkpoint = read_checkpoint(Path(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import traceback
 from importlib import import_module
@@ -103,6 +104,12 @@ def explain(message: str) -> str:
         innermost,
     ):
         return _no_class(key, next((group for group in match.groups() if group), ""))
+    if match := re.search(r"Config file loop detected: (.+?) -> ", innermost):
+        return _no_class(key, match[1])
+    if match := re.search(r"Key must be a string, got: (.+)\.", innermost):
+        return f"{key or 'config'} must have keys that are words, got {match[1]}"
+    if match := re.search(r"Unexpected config: (.+)", innermost):
+        return f"config must be a file with keys such as model, got {match[1]}"
     if "codec can't decode" in innermost:
         return f"{key} must be a file of UTF-8 text"
     if match := re.search(r"Multiple subclasses with name (\w+)\. (.+)\.", innermost):
@@ -140,6 +147,8 @@ def _import_error(class_path: str) -> str | None:
 def _no_class(key: str, value: str) -> str:
     if problem := _import_error(value):
         return f"{key} = {value} cannot be used: {problem}"
+    if os.path.isfile(value):
+        return f"{key} = {value} must be a file with settings, a line each"
     if re.search(r"\.(ya?ml|json)$|/", value):
         return f"{key} = {value}: {COPIED}"
     if value[:1] in ("[", "{"):
@@ -154,7 +163,10 @@ def _no_class(key: str, value: str) -> str:
 def _wrong_type(key: str, kinds: list[str], value: str) -> str:
     if problem := _import_error(value):
         return f"{key} = {value} cannot be used: {problem}"
-    wanted = " or ".join(map(_type_name, kinds))
+    names = list(map(_type_name, kinds))
+    if value and value.rpartition(".")[2] in names:
+        return f"{key} must be a subclass of {value}, got the abstract {value} itself"
+    wanted = " or ".join(names)
     if "float" in wanted and value.lower().lstrip("+-") in ("nan", "inf"):
         wanted = wanted.replace("float", "a finite number")
     return f"{key} must be {wanted}, got {_value(value)}"

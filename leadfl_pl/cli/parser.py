@@ -88,7 +88,9 @@ def load_yaml(text: str, path: str = "") -> Any:
         if (node := yaml.compose(text, yaml.SafeLoader)) is None:
             raise yaml.YAMLError("line 1: there is nothing in it")
         _refuse_duplicates(node)
-    except (yaml.YAMLError, RecursionError) as error:  # a list may contain itself
+        content = get_loader("yaml")(text)
+    # a list may contain itself, a key be a list, a number have thousands of digits
+    except (yaml.YAMLError, RecursionError, TypeError, ValueError) as error:
         sentence = str(error)
         if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
             sentence = f"line {error.problem_mark.line + 1}: no YAML, {error.problem}"
@@ -98,7 +100,7 @@ def load_yaml(text: str, path: str = "") -> Any:
     if path and not isinstance(node, yaml.MappingNode):
         kind = "list" if isinstance(node, yaml.SequenceNode) else "word"
         raise ConfigError(f"config = {path} must have keys such as model, got a {kind}")
-    return get_loader("yaml")(text)
+    return content
 
 
 def _refuse_duplicates(node: yaml.Node) -> None:

@@ -34,7 +34,9 @@ def errors_of(method: str) -> Iterator[None]:
 def where(error: BaseException) -> str:
     """An exception, and the line from which it came."""
     *_, frame = traceback.extract_tb(error.__traceback__)
-    return f"{error!r} in {frame.name}() at {frame.filename}, line {frame.lineno}"
+    named = isinstance(error, OSError)  # its repr leaves the file's name out
+    what = f"{type(error).__name__}({error})" if named else repr(error)
+    return f"{what} in {frame.name}() at {frame.filename}, line {frame.lineno}"
 
 
 def require_choice(owner: str, key: str, value: str, choices: Sequence[str]) -> None:

@@ -160,14 +160,18 @@ def _read(path: Path, map_location: Any = "cpu", weights_only: bool = True) -> d
             raise
         raise ConfigError("it is damaged, or was never a checkpoint") from error
     needed = {"state_dict", "loops", "pytorch-lightning_version"}
-    if not isinstance(checkpoint, dict) or not needed <= checkpoint.keys():
+    weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
+    if not isinstance(weights, dict) or not needed <= checkpoint.keys():
         raise ConfigError("it is not a checkpoint that a Trainer wrote")
+    if not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise ConfigError("its weights are no tensors")
     return checkpoint
 
 
 def is_federated(checkpoint: dict[str, Any]) -> bool:
     """Whether a FederatedTrainer wrote it, so that a run can go on from it."""
-    return "rounds_done" in checkpoint["loops"].get("fit_loop", {}).get("state_dict", {})
+    state = checkpoint["loops"].get("fit_loop", {}).get("state_dict", {})
+    return {"rounds_done", "settings", "server", "momenta", "result"} <= state.keys()
 
 
 def require_federated(path: Path, weights_only: bool = True) -> None:

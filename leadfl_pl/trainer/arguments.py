@@ -86,7 +86,12 @@ def trainer_arguments(kwargs: dict[str, Any], federation: Federation) -> dict[st
     """
     check_values(kwargs)
     kwargs = with_processes(kwargs, federation.clients_per_round)
-    root = Path(os.path.expanduser(kwargs.get("default_root_dir") or "."))
+    if "://" in str(folder := kwargs.get("default_root_dir") or "."):
+        raise ConfigError(
+            "trainer.default_root_dir must be a folder of this machine, "
+            f"got default_root_dir = {folder}"
+        )
+    root = Path(os.path.expanduser(folder))
     kwargs["num_sanity_val_steps"] = kwargs.get("num_sanity_val_steps") or 0
     kwargs["log_every_n_steps"] = kwargs.get("log_every_n_steps") or 1
     kwargs["logger"] = with_csv(kwargs, str(root))
@@ -94,7 +99,7 @@ def trainer_arguments(kwargs: dict[str, Any], federation: Federation) -> dict[st
     kwargs["plugins"] = with_checkpoint_io(kwargs)
     kwargs["max_time"] = None  # the Timer among the callbacks
     writes = kwargs["logger"] or any(isinstance(c, RoundCheckpoint) for c in kwargs["callbacks"])
-    if writes and "://" not in str(root):
+    if writes:
         check_folder(root)
     logging.getLogger(rank_zero.__name__).addFilter(is_no_advertisement)
     return kwargs

@@ -174,7 +174,7 @@ def settings(federation: Federation, trainer: Trainer) -> dict[str, Any]:
             "federation": _settings(federation, "max_failures"),
             "precision": trainer.precision,
             "check_val_every_n_epoch": trainer.check_val_every_n_epoch,
-            "limit_val_batches": trainer.limit_val_batches,
+            "limit_val_batches": str(trainer.limit_val_batches),  # 1 is a batch, 1.0 all
         },
         "model": _settings(client) | describe(parts),
         "data": _settings(datamodule, "trainer", "data_dir"),
