@@ -173,7 +173,8 @@ def check_rule(rule: Aggregator, updates: Tensor) -> None:
         ConfigError: see :func:`check_aggregated`; or the update has NaN or infinity.
     """
     rng = torch.Generator(updates.device).manual_seed(0)
-    server = ServerContext(rng, updates[0].clone() if rule.root_size else None)
+    root_update = updates[0].clone() if rule.root_size else None
+    server = ServerContext(rng, root_update, model=updates[0].clone())
     with isolated_rng(0):
         result = copy.deepcopy(rule).aggregate(
             updates.clone(), updates.new_ones(len(updates)), server
