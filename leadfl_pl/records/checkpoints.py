@@ -147,7 +147,7 @@ def _read(path: Path, map_location: Any = "cpu", weights_only: bool = True) -> d
         with zipfile.ZipFile(path) as archive:
             if (member := archive.testzip()) is not None:  # torch.load checks no sums
                 raise ConfigError(f"it is damaged: the check sum of {member} is wrong")
-        checkpoint = torch.load(path, map_location=map_location, weights_only=weights_only)
+        checkpoint: Any = torch.load(path, map_location=map_location, weights_only=weights_only)
     except pickle.UnpicklingError as error:
         if found := FORBIDDEN.search(str(error)):
             raise ConfigError(
@@ -165,13 +165,13 @@ def _read(path: Path, map_location: Any = "cpu", weights_only: bool = True) -> d
         raise ConfigError("it is not a checkpoint that a Trainer wrote")
     if not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise ConfigError("its weights are no tensors")
-    return checkpoint
+    return dict(checkpoint)
 
 
 def is_federated(checkpoint: dict[str, Any]) -> bool:
     """Whether a FederatedTrainer wrote it, so that a run can go on from it."""
     state = checkpoint["loops"].get("fit_loop", {}).get("state_dict", {})
-    return {"rounds_done", "settings", "server", "momenta", "result"} <= state.keys()
+    return {"rounds_done", "settings", "server", "momenta", "result"} <= set(state)
 
 
 def require_federated(path: Path, weights_only: bool = True) -> None:
