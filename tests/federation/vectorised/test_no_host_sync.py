@@ -57,8 +57,9 @@ def a_round(device: str, defense: fl.ClientDefense, attack: fl.Attack | None):
     with torch.device(device):
         data = fl.ImageSet(torch.rand(20, 1, 8, 8), torch.zeros(20, dtype=torch.long))
         index = [{row: torch.zeros(8, dtype=torch.long) for row in range(4)} for _ in range(2)]
-        settings = Settings(data, 8, 1, None, 0.1, 0.9, lambda batch: batch)
         net = Net()
+        initial = [p.detach().clone() for p in net.parameters() if p.requires_grad]
+        settings = Settings(data, 8, 1, None, 0.1, 0.9, lambda batch: batch, initial)
         made = VectorisedRound(net, members, [None] * 4, settings)
     return made, index
 
