@@ -131,15 +131,17 @@ def explain(message: str) -> str:
 def _import_error(class_path: str) -> str | None:
     """Why a class that is there cannot be used: its module raises, or it is abstract."""
     module, _, name = class_path.rpartition(".")
+    if not re.fullmatch(r"\w+(\.\w+)*", module):  # no class path but a file's, or no path at all
+        return None
     try:
-        cls = load_class(class_path) if module else None
+        cls = load_class(class_path)
     except ModuleNotFoundError as error:
         return None if f"{module}.".startswith(f"{error.name}.") else f"{error!r}"
     except (AttributeError, ImportError, ValueError):
         return None
     except Exception as error:
         return f"{error!r}"
-    if cls is not None and inspect.isabstract(cls):
+    if inspect.isabstract(cls):
         return f"{name} must define {', '.join(sorted(cls.__abstractmethods__))}"
     return None
 
