@@ -51,8 +51,9 @@ def not_made(error: BaseException) -> str:
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if frame.f_code.co_name == "__init__" and "self" in frame.f_locals:
             owner = type(frame.f_locals["self"])
-            given = [k for k in inspect.signature(owner).parameters if k in frame.f_locals]
-            settings = ", ".join(f"{k} = {frame.f_locals[k]}" for k in given)
+            given = {k: frame.f_locals.get(k) for k in inspect.signature(owner).parameters}
+            plain = {k: v for k, v in given.items() if isinstance(v, (str, float, int, list))}
+            settings = ", ".join(f"{k} = {v}" for k, v in plain.items())
             return f"{owner.__name__} cannot be made of {settings or 'no settings'}: {error!r}"
     return f"the configuration cannot be used: {error!r}"
 

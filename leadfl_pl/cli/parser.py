@@ -87,7 +87,7 @@ def load_yaml(text: str, path: str = "") -> Any:
     try:
         if (node := yaml.compose(text, yaml.SafeLoader)) is None:
             raise yaml.YAMLError("line 1: there is nothing in it")
-        _refuse_duplicates(node)
+        refuse_duplicates(node)
         content = get_loader("yaml")(text)
     # a list may contain itself, a key be a list, a number have thousands of digits
     except (yaml.YAMLError, RecursionError, TypeError, ValueError) as error:
@@ -103,7 +103,8 @@ def load_yaml(text: str, path: str = "") -> Any:
     return content
 
 
-def _refuse_duplicates(node: yaml.Node) -> None:
+def refuse_duplicates(node: yaml.Node) -> None:
+    """Raises :class:`yaml.YAMLError` for a key given twice, which YAML's own loader overlooks."""
     children = [] if isinstance(node, yaml.ScalarNode) else list(node.value)
     if isinstance(node, yaml.MappingNode):
         seen = set()
@@ -114,7 +115,7 @@ def _refuse_duplicates(node: yaml.Node) -> None:
             seen.add(key.value)
         children = [value for _, value in node.value]
     for child in children:
-        _refuse_duplicates(child)
+        refuse_duplicates(child)
 
 
 set_loader(MODE, load_yaml, (yaml.YAMLError,))

@@ -23,6 +23,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from leadfl_pl.cli.parser import refuse_duplicates
 from leadfl_pl.cli.report import comparison, make_output, shortest_endings, write_comparison
 from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.records.rounds import ACCURACY, Run, read_run
@@ -38,7 +39,10 @@ def read_sweep(path: Path) -> dict[str, Any]:
         ConfigError: it cannot be read, or is no mapping.
     """
     try:
-        sweep = yaml.safe_load(path.read_text())
+        text = path.read_text()
+        if (node := yaml.compose(text, yaml.SafeLoader)) is not None:
+            refuse_duplicates(node)
+        sweep = yaml.safe_load(text)
     except OSError as error:
         raise ConfigError(f"cannot read the sweep {path}: {error.strerror}") from error
     except (yaml.YAMLError, ValueError) as error:

@@ -28,7 +28,7 @@ from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.utilities import rank_zero
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from leadfl_pl.core.errors import ConfigError, require_choice
+from leadfl_pl.core.errors import ConfigError, require_choice, require_number
 from leadfl_pl.federation.config import Federation
 from leadfl_pl.records.checkpoints import RoundCheckpoint, WholeCheckpointIO
 from leadfl_pl.records.folders import RunLogger
@@ -53,6 +53,8 @@ UNUSED = {  # an argument of a Trainer, and what there is in its place
     "reload_dataloaders_every_n_epochs": "clients keep their data",
     "sync_batchnorm": "it would mix the batch statistics of different clients",
     "barebones": "a run keeps its record",
+    "limit_predict_batches": "validate and test measure, and nothing predicts",
+    "model_registry": "checkpoints are files below trainer.default_root_dir",
 }
 UNUSED_CALLBACKS = (
     BaseFinetuning,
@@ -70,6 +72,7 @@ LEAST = {
     "check_val_every_n_epoch": 1,
     "num_nodes": 1,
     "num_sanity_val_steps": -1,
+    "log_every_n_steps": 0,
 }
 PRECISIONS = ("None", "32", "32-true", "64", "64-true", "bf16", "bf16-mixed", "bf16-true")
 
@@ -121,6 +124,9 @@ def check_values(kwargs: dict[str, Any]) -> None:
             raise ConfigError(
                 f"trainer.{key} must be a whole number >= {least}, got {key} = {value}"
             )
+    for key in ("limit_val_batches", "limit_test_batches"):
+        if (value := kwargs.get(key)) is not None:
+            require_number("trainer", key, value, least=0)
     if (profiler := kwargs.get("profiler")) is not None and not isinstance(profiler, Profiler):
         require_choice("trainer", "profiler", profiler, PROFILERS)
     fewest, most = kwargs.get("min_epochs") or 0, kwargs.get("max_epochs")

@@ -42,7 +42,8 @@ def with_processes(kwargs: dict[str, Any], clients: int) -> dict[str, Any]:
         ConfigError: this machine, the launcher or the federation has not that many, or the
             strategy would mix clients' gradients.
     """
-    kind = accelerator_class(kwargs.get("accelerator") or "auto")
+    accelerator, strategy = kwargs.get("accelerator"), kwargs.get("strategy")
+    kind = accelerator_class("auto" if accelerator is None else accelerator)
     devices, nodes = kwargs.get("devices"), kwargs.get("num_nodes") or 1
     if started := started_by_launcher():
         local, all_nodes = started
@@ -70,7 +71,7 @@ def with_processes(kwargs: dict[str, Any], clients: int) -> dict[str, Any]:
         )
     if kind is CPUAccelerator and count > usable_cores():
         rank_zero_warn(f"trainer.devices = {count} processes share {usable_cores()} cores")
-    strategy = check_strategy(kwargs.get("strategy") or "auto")
+    strategy = check_strategy("auto" if strategy is None else strategy)
     if strategy == "auto" and count * nodes > 1:
         strategy = FederatedStrategy()
     return kwargs | {"devices": devices, "num_nodes": nodes, "strategy": strategy}
@@ -142,7 +143,10 @@ def device_count(kind: type[Accelerator], devices: Any) -> int:
     try:
         if isinstance(devices, bool):
             raise TypeError
-        return len(kind.get_parallel_devices(kind.parse_devices(devices)))
+        parsed = kind.parse_devices(devices)
+        if isinstance(parsed, int) and parsed > LARGEST:  # what follows is a list of them
+            raise ValueError
+        return len(kind.get_parallel_devices(parsed))
     except (TypeError, ValueError, MisconfigurationException) as error:
         accepted = "a number of processes >= 1"
         if kind is not CPUAccelerator:

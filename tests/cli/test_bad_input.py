@@ -235,3 +235,26 @@ def test_a_launcher_that_contradicts_itself(
     for variable, number in (TORCHRUN | {name: value}).items():
         monkeypatch.setenv(variable, number)
     assert message in fit_refusal(capsys, "--trainer.devices=2")
+
+
+def test_a_key_given_twice_in_a_sweep(capsys: pytest.CaptureFixture) -> None:
+    Path("sweep.yaml").write_text("method: grid\nmethod: grid\n")
+    line = refusal(capsys, "sweep", "sweep.yaml")
+    assert line == "error: sweep.yaml must be YAML: line 2: the key method is given twice"
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("devices=1099511627776", "trainer.devices must be a number of processes >= 1 or auto, "),
+        ("accelerator=", "trainer.accelerator must be auto or one that this machine has, "),
+        ("limit_val_batches=1e30", "trainer.limit_val_batches must be <= 1000000, got limit_val"),
+        ("log_every_n_steps=-1", "trainer.log_every_n_steps must be a whole number >= 0, got log"),
+        ("model_registry=a", "trainer.model_registry is not used in a federation: "),
+        ("strategy=", "trainer.strategy must be auto or federated, any other would average "),
+    ],
+)
+def test_an_argument_of_the_trainer_that_cannot_be(
+    flag: str, message: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert message in fit_refusal(capsys, f"--trainer.{flag}")
