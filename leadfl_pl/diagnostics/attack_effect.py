@@ -40,7 +40,7 @@ def layer_norms(delta: Tensor, sizes: Sequence[tuple[str, int]]) -> dict[str, fl
 def fitted_half_life(norms: Sequence[float]) -> float:
     """Rounds in which the norm halves: :func:`~leadfl_pl.metrics.half_life`, for norms.
 
-    >>> fitted_half_life([8.0, 4.0, 2.0, 1.0])
+    >>> round(fitted_half_life([8.0, 4.0, 2.0, 1.0]), 6)
     1.0
 
     Args:
@@ -74,7 +74,9 @@ class AttackEffect(Callback):
 
     The twin costs a second training of every cohort: n I forward and backward passes a round, one
     aggregation, and no evaluation. It sends no client through the hooks of a batch; hooks within a
-    local step (``on_after_backward``) hear of its steps as well, since they may change them.
+    local step (``on_after_backward``) hear of its steps as well, since they may change them. What
+    it logs is in ``rounds.csv`` if it comes before :class:`~leadfl_pl.RunReport`, as it does in a
+    config's ``diagnostics`` and wherever a Trainer is given no report.
 
     Attributes:
         delta: (d,) :math:`\delta_{t+1}` in the order of
