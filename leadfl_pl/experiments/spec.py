@@ -41,9 +41,9 @@ class Experiment(NamedTuple):
     ``base`` is the config that every run starts from, ``set`` is set in every run, ``axes`` has a
     list of entries for each axis, and the runs are all combinations of an entry an axis with a
     seed. An entry is a mapping of keys of the command line to values, with a ``label`` if its name
-    is not to be made of them; a list of values stands for as many entries. Paths of configs are
-    relative to the file. ``published`` are numbers from elsewhere for the table, ``figures`` the
-    kinds of figures of the report.
+    is not to be made of them; a list of values stands for as many entries, and the key ``config``
+    is a config on top of the base. Paths of configs are relative to the file. ``published`` are
+    numbers from elsewhere for the table, ``figures`` the kinds of figures of the report.
     """
 
     name: str
@@ -66,7 +66,9 @@ class Experiment(NamedTuple):
 
     def arguments(self, cell: Cell) -> list[str]:
         """The arguments of ``leadfl-pl fit`` that repeat a run."""
-        flags = [f"--config={self.base}", *flags_of(cell.settings)]
+        settings = dict(cell.settings)
+        configs = [str(self.base), *filter(None, [settings.pop("config", None)])]
+        flags = [*(f"--config={config}" for config in configs), *flags_of(settings)]
         if "trainer.devices" not in cell.settings:  # the runs share the machine already
             flags.append("--trainer.devices=1")
         return [*flags, f"--seed_everything={cell.seed}"]

@@ -29,11 +29,13 @@ def axis(*entries: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_every_combination_of_a_shipped_experiment_is_a_configuration(path, monkeypatch) -> None:
+def test_every_entry_of_a_shipped_experiment_is_a_configuration(path, monkeypatch) -> None:
     monkeypatch.chdir(ROOT)
-    experiment = read_experiment(path)._replace(seeds=[0])
-    jobs = plan(experiment, Path("runs"), resolve)
-    assert len({job.folder for job in jobs}) == len(list(experiment.cells()))
+    experiment = read_experiment(path)
+    first = {axis: levels[:1] for axis, levels in experiment.axes.items()}
+    for axis, levels in experiment.axes.items():
+        one = experiment._replace(seeds=[0], axes=first | {axis: levels})
+        assert len({job.folder for job in plan(one, Path("runs"), resolve)}) == len(levels)
 
 
 def test_a_list_of_values_is_as_many_entries() -> None:
@@ -95,7 +97,7 @@ def test_the_folder_is_that_of_the_configuration_and_not_of_how_it_is_written() 
         ({"axes": [1]}, r"axes must have a list of entries for each axis, got \[1\]"),
         (axis(), "axes must have a list of entries for each axis"),
         ({"axes": {"defense": ["LDP"]}}, "axes.defense must have entries of keys, got LDP"),
-        (axis({"model.defense": "no.yaml"}), "model.defense must be a config, seen .*, got no.yaml"),
+        (axis({"model.defense": "no.yaml"}), "model.defense must be a config, seen .*got no.yaml"),
         (axis({"model.lr": 1.0}, {"model.lr": 1.0}), "must have each value once, got lr=1.0 twice"),
         ({"set": [1]}, r"set must be keys with values, got set = \[1\]"),
     ],
