@@ -6,6 +6,7 @@ import argparse
 import io
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from rich.table import Table
 
 from leadfl_pl.cli.federated import run as fit
 from leadfl_pl.core.errors import ConfigError
-from leadfl_pl.experiments.jobs import FINISHED, Job, plan, unfinished
+from leadfl_pl.experiments.jobs import FAILED, STOPPED, Job, plan, unfinished
 from leadfl_pl.experiments.run import run_jobs
 from leadfl_pl.experiments.spec import read_experiment
 
@@ -76,7 +77,9 @@ def run(args: list[str]) -> int:
     try:
         if arguments.jobs < 1:
             raise ConfigError(f"--jobs must be >= 1, got {arguments.jobs}")
-        jobs = plan(read_experiment(arguments.file), arguments.runs, resolve)
+        experiment = read_experiment(arguments.file)
+        folder = arguments.runs / experiment.name
+        jobs = plan(experiment.name, experiment.cells(), folder, resolve)
         left = unfinished(jobs, arguments.allow_mixed)
         if arguments.dry_run:
             console.print(listing(jobs, left, arguments.jobs))
@@ -85,13 +88,18 @@ def run(args: list[str]) -> int:
     except (ConfigError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    failed = [record for record in records if record["status"] == "failed"]
-    for record in failed:
-        name = ", ".join([*record["labels"].values(), f"seed {record['seed']}"])
-        print(f"failed: {name}: {record['error']}", file=sys.stderr)
-    ended = sum(record["status"] == FINISHED for record in records)
-    print(f"{len(jobs) - len(left) + ended} of {len(jobs)} runs are finished: {arguments.runs}")
-    return 1 if failed else 0 if ended == len(left) else 130
+    print(f"{len(jobs) - len(unfinished(jobs, True))} of {len(jobs)} runs are finished: {folder}")
+    return report_ends(records)
+
+
+def report_ends(records: Sequence[Mapping[str, Any]]) -> int:
+    """Lists the runs that failed; 1 if any did, 130 if one was stopped, 0 if all have ended."""
+    for record in records:
+        if record["status"] == FAILED:
+            name = ", ".join([*record["labels"].values(), f"seed {record['seed']}"])
+            print(f"failed: {name}: {record['error']}", file=sys.stderr)
+    states = {record["status"] for record in records}
+    return 1 if FAILED in states else 130 if STOPPED in states else 0
 
 
 def default_jobs() -> int:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from leadfl_pl.core.errors import ConfigError
-from leadfl_pl.experiments.spec import Cell, Experiment
+from leadfl_pl.experiments.spec import Cell
 from leadfl_pl.records.files import write_whole
 from leadfl_pl.records.folders import LOGS, VERSION
 from leadfl_pl.records.provenance import commit
@@ -69,12 +69,13 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def plan(experiment: Experiment, runs: Path, resolve: Resolve) -> list[Job]:
+def plan(name: str, cells: Iterable[Cell], folder: Path, resolve: Resolve) -> list[Job]:
     """The jobs of all cells, each in a folder named by the hash of its resolved configuration.
 
     Args:
-        experiment: read from its file.
-        runs: the folder of all experiments; this one's are under ``runs/NAME``.
+        name: of the experiment.
+        cells: its runs.
+        folder: theirs are in it.
         resolve: the whole configuration that arguments stand for.
 
     Raises:
@@ -83,33 +84,31 @@ def plan(experiment: Experiment, runs: Path, resolve: Resolve) -> list[Job]:
     jobs: dict[str, Job] = {}
     resolved: dict[tuple[str, ...], dict[str, Any]] = {}  # the seeds of a combination share it
     now = commit()
-    for cell in experiment.cells():
-        arguments = experiment.arguments(cell)
-        *without_seed, _ = arguments
-        if (key := tuple(without_seed)) not in resolved:
+    for cell in cells:
+        arguments = ["fit", *cell.arguments, f"--seed_everything={cell.seed}"]
+        if (key := tuple(cell.arguments)) not in resolved:
             try:
-                resolved[key] = resolve(["fit", *arguments])
+                resolved[key] = resolve(arguments)
             except ConfigError as error:
-                raise ConfigError(f"{experiment.name}, {cell}: {error}") from error
+                raise ConfigError(f"{name}, {cell}: {error}") from error
         digest = config_hash(resolved[key], cell.seed)
         if digest in jobs:
             raise ConfigError(
-                f"{experiment.name} must have cells of different configurations, "
+                f"{name} must have cells of different configurations, "
                 f"got the same for {jobs[digest].cell} and {cell}"
             )
-        folder = runs / experiment.name / digest
         record = {
-            "experiment": experiment.name,
+            "experiment": name,
             "labels": cell.labels,
             "settings": cell.settings,
             "seed": cell.seed,
             "hash": digest,
             "commit": now,
-            "command": shlex.join(["leadfl-pl", "fit", *arguments]),
+            "command": shlex.join(["leadfl-pl", *arguments]),
         }
-        place = [f"--trainer.default_root_dir={folder}", "--ckpt_path=last"]
+        place = [f"--trainer.default_root_dir={folder / digest}", "--ckpt_path=last"]
         rounds = int(resolved[key]["trainer"]["max_epochs"])
-        jobs[digest] = Job(folder, cell, ["fit", *arguments, *place], rounds, record)
+        jobs[digest] = Job(folder / digest, cell, [*arguments, *place], rounds, record)
     return list(jobs.values())
 
 

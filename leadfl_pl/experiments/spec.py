@@ -30,6 +30,7 @@ class Cell(NamedTuple):
     labels: dict[str, str]  # by axis
     settings: Settings
     seed: int
+    arguments: list[str]  # of ``leadfl-pl fit``, without the seed
 
     def __str__(self) -> str:
         return ", ".join([*self.labels.values(), f"seed {self.seed}"])
@@ -62,16 +63,15 @@ class Experiment(NamedTuple):
                 settings = dict(self.settings)
                 for level in levels:
                     settings |= level.settings
-                yield Cell(labels, settings, seed)
+                yield Cell(labels, settings, seed, self.arguments(settings))
 
-    def arguments(self, cell: Cell) -> list[str]:
-        """The arguments of ``leadfl-pl fit`` that repeat a run."""
-        settings = dict(cell.settings)
+    def arguments(self, settings: Settings) -> list[str]:
+        """The arguments of ``leadfl-pl fit``, without a seed, for the base with these settings."""
+        settings = dict(settings)
         configs = [str(self.base), *filter(None, [settings.pop("config", None)])]
         flags = [*(f"--config={config}" for config in configs), *flags_of(settings)]
-        if "trainer.devices" not in cell.settings:  # the runs share the machine already
-            flags.append("--trainer.devices=1")
-        return [*flags, f"--seed_everything={cell.seed}"]
+        # the runs share the machine already
+        return flags if "trainer.devices" in settings else [*flags, "--trainer.devices=1"]
 
 
 def flags_of(settings: Mapping[str, Any]) -> list[str]:

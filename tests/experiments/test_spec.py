@@ -11,11 +11,15 @@ from conftest import ROOT
 
 from leadfl_pl import ConfigError
 from leadfl_pl.cli.experiment import resolve
-from leadfl_pl.experiments.jobs import plan
-from leadfl_pl.experiments.spec import read_experiment
+from leadfl_pl.experiments.jobs import Job, plan
+from leadfl_pl.experiments.spec import Experiment, read_experiment
 
 SHIPPED = sorted((ROOT / "configs/experiments").glob("*.yaml"))
 QUICK = str(ROOT / "configs/quickstart.yaml")
+
+
+def jobs_of(experiment: Experiment) -> list[Job]:
+    return plan(experiment.name, experiment.cells(), Path("runs"), resolve)
 
 
 def written(**content: Any) -> Path:
@@ -35,7 +39,7 @@ def test_every_entry_of_a_shipped_experiment_is_a_configuration(path, monkeypatc
     first = {axis: levels[:1] for axis, levels in experiment.axes.items()}
     for axis, levels in experiment.axes.items():
         one = experiment._replace(seeds=[0], axes=first | {axis: levels})
-        assert len({job.folder for job in plan(one, Path("runs"), resolve)}) == len(levels)
+        assert len({job.folder for job in jobs_of(one)}) == len(levels)
 
 
 def test_a_list_of_values_is_as_many_entries() -> None:
@@ -55,9 +59,8 @@ def test_a_list_of_values_is_as_many_entries() -> None:
     assert len(names) == 12
     assert [cell.seed for cell in experiment.cells()] == [3] * 6 + [1] * 6
     last = list(experiment.cells())[-1]
-    assert experiment.arguments(last)[1:] == [
-        "--model.defense=LDP", "--model.defense.scale=0.2", "--model.lr=0.2",
-        "--trainer.devices=1", "--seed_everything=1",
+    assert last.arguments[1:] == [
+        "--model.defense=LDP", "--model.defense.scale=0.2", "--model.lr=0.2", "--trainer.devices=1",
     ]  # fmt: skip
 
 
@@ -79,9 +82,9 @@ def test_what_is_set_for_all_is_overridden_by_an_axis() -> None:
 
 def test_the_folder_is_that_of_the_configuration_and_not_of_how_it_is_written() -> None:
     entries = ({"model.lr": 0.2}, {"model.lr": 0.1})
-    before = plan(read_experiment(written(**axis(*entries))), Path("runs"), resolve)
+    before = jobs_of(read_experiment(written(**axis(*entries))))
     again = written(**axis({"label": "slow", "model.lr": "1e-1"}), set={"trainer.logger": False})
-    [job] = plan(read_experiment(again), Path("runs"), resolve)
+    [job] = jobs_of(read_experiment(again))
     assert job.folder == before[1].folder
     assert job.folder != before[0].folder
 
@@ -118,4 +121,4 @@ def test_a_file_that_is_no_experiment_is_one_sentence(content: dict, message: st
 )  # fmt: skip
 def test_a_cell_that_is_none_is_one_sentence_before_anything_runs(entries, message) -> None:
     with pytest.raises(ConfigError, match=message):
-        plan(read_experiment(written(**axis(*entries))), Path("runs"), resolve)
+        jobs_of(read_experiment(written(**axis(*entries))))
