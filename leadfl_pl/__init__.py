@@ -79,6 +79,7 @@ from leadfl_pl.defenses import (
     NoDefense,
     leadfl_gradient,
 )
+from leadfl_pl.diagnostics import AttackEffect
 from leadfl_pl.federation.client import FederatedClient, LeadFLClient
 from leadfl_pl.federation.config import Federation
 from leadfl_pl.federation.malicious_client import MaliciousClient
@@ -123,6 +124,7 @@ __all__ = [
     "Aggregated",
     "Aggregator",
     "Attack",
+    "AttackEffect",
     "AttackWrapper",
     "AttackerDetection",
     "AttackerView",
