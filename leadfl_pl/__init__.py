@@ -71,6 +71,7 @@ from leadfl_pl.data.splits import IID, Dirichlet, LabelLimited, QuantitySkew, Sh
 from leadfl_pl.defenses import (
     FLWBC,
     LDP,
+    SAM,
     ClientDefense,
     ConstantDrift,
     Contraction,
@@ -79,8 +80,9 @@ from leadfl_pl.defenses import (
     NoDefense,
     leadfl_gradient,
 )
-from leadfl_pl.federation.client import FederatedClient, LeadFLClient
+from leadfl_pl.federation.client import FederatedClient
 from leadfl_pl.federation.config import Federation
+from leadfl_pl.federation.leadfl_client import LeadFLClient
 from leadfl_pl.federation.malicious_client import MaliciousClient
 from leadfl_pl.metrics import (
     AttackerDetection,
@@ -120,6 +122,7 @@ __all__ = [
     "LDP",
     "MNIST",
     "RFA",
+    "SAM",
     "Aggregated",
     "Aggregator",
     "Attack",
