@@ -92,7 +92,13 @@ from leadfl_pl.metrics import (
     CleanAccuracy,
     RecoveryHalfLife,
 )
-from leadfl_pl.models import CIFAR10Net, DigitsNet, FashionMNISTNet, ResNet18
+from leadfl_pl.models import (
+    CIFAR10Net,
+    DigitsNet,
+    FashionMNISTNet,
+    ResNet18,
+    SoftmaxRegression,
+)
 from leadfl_pl.records.global_model import global_model
 from leadfl_pl.records.report import RunReport
 from leadfl_pl.schedules import (
@@ -200,6 +206,7 @@ __all__ = [
     "ServerContext",
     "ServerDecay",
     "Shards",
+    "SoftmaxRegression",
     "SparseFed",
     "Split",
     "TorchvisionData",
