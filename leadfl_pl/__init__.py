@@ -80,6 +80,7 @@ from leadfl_pl.defenses import (
     NoDefense,
     leadfl_gradient,
 )
+from leadfl_pl.diagnostics import AttackEffect, RecoveryCertificate
 from leadfl_pl.federation.client import FederatedClient
 from leadfl_pl.federation.config import Federation
 from leadfl_pl.federation.leadfl_client import LeadFLClient
@@ -132,6 +133,7 @@ __all__ = [
     "Aggregated",
     "Aggregator",
     "Attack",
+    "AttackEffect",
     "AttackWrapper",
     "AttackerDetection",
     "AttackerView",
@@ -194,6 +196,7 @@ __all__ = [
     "PreStep",
     "QuantitySkew",
     "RandomSchedule",
+    "RecoveryCertificate",
     "RecoveryHalfLife",
     "RejectedUpdate",
     "ReleasedBulyan",

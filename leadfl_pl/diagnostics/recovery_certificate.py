@@ -66,9 +66,10 @@ def distance_to_class(logits: Tensor, target: Tensor) -> Tensor:
 class RecoveryCertificate(Callback):
     r"""Certified clean and backdoor accuracy after a burst, for convex models.
 
-    Let :math:`\delta_t = W_t - W_t^M`, clean twin less run, have the norm
-    :math:`\lVert\delta_{t_0}\rVert` after the last round with attackers. After k rounds without,
-    the theorem of :class:`~leadfl_pl.Contraction` (docs/contraction.md) bounds it by
+    Let the attack effect :math:`\delta_t`, what :class:`AttackEffect` measures between the run and
+    its clean twin, have the norm :math:`\lVert\delta_{t_0}\rVert` after the last round with
+    attackers. After k rounds without, the theorem of :class:`~leadfl_pl.Contraction`
+    (docs/contraction.md) bounds it by
 
     .. math::
         B_t = 2^{-k/T}\,\lVert\delta_{t_0}\rVert,
@@ -172,7 +173,7 @@ class RecoveryCertificate(Callback):
         if self.bound:  # otherwise the two models are the same to the bit
             theta = self.effect.clean.theta
             steps = max(trainer.fit_loop.clients.num_steps(c) for c in result.client_ids)
-            norm = float(theta.norm() + (theta - delta).norm())
+            norm = float(theta.norm() + (theta + delta).norm())
             features = pl_module.model[-1].in_features
             self.bound += rounding(steps, features, norm, torch.finfo(theta.dtype).eps)
 
