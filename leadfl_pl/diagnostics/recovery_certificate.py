@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from itertools import islice
-from math import floor, inf, sqrt
+from math import inf, sqrt
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from leadfl_pl.aggregators import FedAvg
 from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.core.vector import ModelVector
-from leadfl_pl.data.base import ImageSet, TensorBatches
-from leadfl_pl.defenses import Contraction
 from leadfl_pl.diagnostics.attack_effect import AttackEffect
-from leadfl_pl.federation.client import FederatedClient
-from leadfl_pl.models import Normalize
+from leadfl_pl.diagnostics.theorem import check_theorem
 
 
 def distance_to_error(logits: Tensor, labels: Tensor) -> Tensor:
@@ -60,7 +55,8 @@ def distance_to_class(logits: Tensor, target: Tensor) -> Tensor:
     sums = torch.cat([z, rivals], dim=1).cumsum(dim=1)
     level = (sums / torch.arange(1, sums.shape[1] + 1).to(sums)).amax(dim=1, keepdim=True)
     moves = torch.cat([level - z, (rivals - level).clamp_min(0)], dim=1)
-    return torch.linalg.vector_norm(moves, dim=1)
+    distance: Tensor = torch.linalg.vector_norm(moves, dim=1)
+    return distance
 
 
 class RecoveryCertificate(Callback):
@@ -91,9 +87,9 @@ class RecoveryCertificate(Callback):
     backdoor accuracy. At the run's model the first would only be a subset of what it classifies
     correctly anyway. As in Cohen et al., an image counts if the answer is right and certain.
 
-    What is certified is recovery, whatever the attack did and on whatever data; its size is measured
-    at the end of the burst, with a twin that only a simulation has. Rounding of float32 is part
-    of :math:`B_t`, see :func:`rounding`.
+    What is certified is recovery, from any attack and on any data; the attack's size is measured at
+    the end of the burst, with a twin that only a simulation has. Rounding of float32 is part of
+    :math:`B_t`, see :func:`rounding`.
 
     Raises:
         ConfigError: before the first round, the theorem does not hold in this run.
@@ -111,9 +107,10 @@ class RecoveryCertificate(Callback):
 
     effect: AttackEffect
     features: nn.Sequential  # all of the network before its linear layer
+    num_features: int  # D
 
     def __init__(self) -> None:
-        self.bound = 0.0
+        self.bound: float | None = None  # B_t
         self.clean, self.backdoor = MeanMetric(), MeanMetric()
 
     def state_dict(self) -> dict[str, Any]:
@@ -123,7 +120,10 @@ class RecoveryCertificate(Callback):
         self.bound = state_dict["bound"]
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        self.features = check_theorem(trainer, pl_module)
+        self.features, last = check_theorem(trainer, pl_module)
+        self.num_features = last.in_features
+        if trainer.fit_loop.rounds_done == 0:  # a fit before this one had another bound
+            self.bound = None
         before = trainer.callbacks[: trainer.callbacks.index(self)]
         effects = [callback for callback in before if isinstance(callback, AttackEffect)]
         if not effects:
@@ -135,21 +135,22 @@ class RecoveryCertificate(Callback):
 
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        self.move_bound(trainer, pl_module)
-        attack = trainer.federation.attack
-        params = ModelVector(pl_module.model).trainable(self.effect.clean.theta)
+        attack, clean, delta = trainer.federation.attack, self.effect.clean, self.effect.delta
+        assert clean is not None  # since on_train_start
+        assert delta is not None  # as it measures first
+        params = ModelVector(pl_module.model).trainable(clean.theta)
+        bound = self.bound = self.next_bound(trainer, clean.theta, delta)
 
         def logits_and_radius(x: Tensor) -> tuple[Tensor, Tensor]:
             features = self.features(x)  # (B, D)
             ones = torch.ones_like(features[:, : len(params) - 1])
             norms = torch.cat([features, ones], dim=1).double().norm(dim=1)
-            return F.linear(features, *params).double(), self.bound * norms
+            return F.linear(features, *params).double(), bound * norms
 
         for metric in (self.clean, self.backdoor):
             metric.reset()
             metric.to(pl_module.device)
-        batches = islice(trainer.datamodule.val_dataloader(), trainer.num_val_batches[0])
-        for batch in batches:
+        for batch in trainer.datamodule.val_dataloader():
             x, y = trainer.precision_plugin.convert_input(batch)
             logits, radius = logits_and_radius(x)
             self.clean.update((distance_to_error(logits, y) > radius).float())
@@ -157,25 +158,24 @@ class RecoveryCertificate(Callback):
                 images, target, counts = triggered
                 logits, radius = logits_and_radius(images)
                 self.backdoor.update((distance_to_class(logits, target) <= radius)[counts].float())
-        pl_module.log("certificate/bound", self.bound)
+        pl_module.log("certificate/bound", bound)
         pl_module.log("certificate/clean_accuracy", self.clean.compute())
         if self.backdoor.update_called:
             pl_module.log("certificate/backdoor_accuracy", self.backdoor.compute())
 
-    def move_bound(self, trainer: Any, pl_module: Any) -> None:
-        """From B_t to B_{t+1}."""
-        result, delta = trainer.fit_loop.result, self.effect.delta
-        # a client that was left out may have been left out of one of the two runs only
-        if any(result.malicious) or len(result.received) < len(result.client_ids):
-            self.bound = float(delta.double().norm())
+    def next_bound(self, trainer: Any, clean: Tensor, delta: Tensor) -> float:
+        """B_{t+1}, given the twin's model (d,) and the attack effect (d,) after round t."""
+        result, bound = trainer.fit_loop.result, self.bound
+        # a client that sent nothing may have done so in one of the two runs only
+        if bound is None or any(result.malicious) or len(result.received) < len(result.client_ids):
+            bound = float(delta.double().norm())
         else:
-            self.bound *= 2 ** (-1 / pl_module.defense.half_life)
-        if self.bound:  # otherwise the two models are the same to the bit
-            theta = self.effect.clean.theta
-            steps = max(trainer.fit_loop.clients.num_steps(c) for c in result.client_ids)
-            norm = float(theta.norm() + (theta + delta).norm())
-            features = pl_module.model[-1].in_features
-            self.bound += rounding(steps, features, norm, torch.finfo(theta.dtype).eps)
+            bound *= 2 ** (-1 / trainer.lightning_module.defense.half_life)
+        if not bound and not bool(delta.any()):  # the same to the bit
+            return 0.0
+        steps = max(trainer.fit_loop.clients.num_steps(c) for c in result.client_ids)
+        norm = float(clean.norm() + (clean + delta).norm())
+        return bound + rounding(steps, self.num_features, norm, torch.finfo(clean.dtype).eps)
 
 
 def rounding(steps: int, features: int, norm: float, eps: float) -> float:
@@ -183,10 +183,12 @@ def rounding(steps: int, features: int, norm: float, eps: float) -> float:
 
     A local step rounds its result to :math:`u \lVert W\rVert` twice, with :math:`u` half of
     ``eps``. It is computed from logits, sums of D products each, with an error of about
-    :math:`\sqrt D\, u\, \lVert W\rVert \lVert x\rVert` (errors of a sum are independent, about);
-    the gradient step makes at most :math:`\eta\beta \cdot 2 \le 4` times
-    :math:`\sqrt D\, u\, \lVert W\rVert` of it. A step does not expand what an earlier one left, so
-    errors add up at worst. The mean over the clients and evaluation count as a step each:
+    :math:`\sqrt D\, u\, \lVert W\rVert \lVert x\rVert`, as rounding errors of a sum are about
+    independent (Higham, Mary. A New Approach to Probabilistic Rounding Error Analysis. SISC 2019);
+    the gradient step makes at most :math:`\eta\beta \le 2` times :math:`\sqrt D\, u\, \lVert
+    W\rVert` of it, and as much again is left for the sums over the batch. A step does not expand
+    what an earlier one left, so errors add up at worst. The mean over the clients and evaluation
+    count as a step each:
 
     .. math::
         (I + 2)\,(2 + 4\sqrt D)\, u\, (\lVert W_t\rVert + \lVert W_t^M\rVert)
@@ -198,73 +200,3 @@ def rounding(steps: int, features: int, norm: float, eps: float) -> float:
     0.0008511543273925781
     """
     return (steps + 2) * (2 + 4 * sqrt(features)) * eps / 2 * norm
-
-
-def check_theorem(trainer: Any, client: LightningModule) -> nn.Sequential:
-    """All of the network before its linear layer, if the theorem's assumptions hold in this run.
-
-    It is proved for these classes and no subclass of them, which is why they are asked for.
-
-    Raises:
-        ConfigError: they do not.
-    """
-    if type(client) is not FederatedClient:
-        _refuse("model", "FederatedClient", type(client).__name__)
-    network, defense, federation = client.model, client.defense, trainer.federation
-    if (features := _before_linear(network)) is None:
-        right = "one trainable torch.nn.Linear after a flatten, such as SoftmaxRegression"
-        _refuse("model.model", right, type(network).__name__)
-    if type(defense) is not Contraction:
-        _refuse("model.defense", "Contraction", type(defense).__name__)
-    if defense.parameters != "all":
-        _refuse("model.defense.parameters", "all", defense.parameters)
-    if type(federation.aggregator) is not FedAvg:
-        name = type(federation.aggregator).__name__
-        _refuse("trainer.federation.aggregator", "FedAvg", name)
-    for key, right, got in (
-        ("trainer.federation.server_lr", 1, federation.server_lr),
-        ("trainer.federation.distance_space", "params", federation.distance_space),
-        ("model.momentum", 0, client.momentum),
-    ):
-        if got != right:
-            _refuse(key, right, got)
-    if trainer.precision not in ("32-true", "64-true"):
-        _refuse("trainer.precision", "32 or 64", trainer.precision)
-    has_bias = network[-1].bias is not None
-    largest = 2 / smoothness(features, has_bias, trainer.datamodule.train_set)
-    if client.lr > largest:
-        right = f"<= 2 / beta = {floor(largest * 1e6) / 1e6} for these training images"
-        _refuse("model.lr", right, client.lr)
-    return features
-
-
-def _refuse(key: str, right: object, got: object) -> None:
-    raise ConfigError(
-        f"RecoveryCertificate holds for convex models under FedAvg only: {key} must be {right}, "
-        f"got {key.rpartition('.')[2]} = {got}"
-    )
-
-
-def _before_linear(network: nn.Module) -> nn.Sequential | None:
-    layers = list(network.children())
-    if (
-        isinstance(network, nn.Sequential)
-        and type(network).forward is nn.Sequential.forward
-        and [type(layer) for layer in layers if type(layer) is not Normalize]
-        == [nn.Flatten, nn.Linear]
-        and all(p.requires_grad for p in network.parameters())
-    ):
-        return nn.Sequential(*layers[:-1])
-    return None
-
-
-def smoothness(features: nn.Module, has_bias: bool, data: ImageSet) -> float:
-    r"""A :math:`\beta` of the cross-entropy of a linear network on any batch of the data.
-
-    The Hessian is the batch's mean of :math:`(\mathrm{diag}(p) - p p^\top) \otimes
-    \tilde x \tilde x^\top` with :math:`\tilde x = (x, 1)`, or x without a bias; the first factor's
-    eigenvalues are at most 1/2. Hence :math:`\beta = \max \lVert\tilde x\rVert^2 / 2`.
-    """
-    batches = TensorBatches(data, 1000)
-    most = max(float(features(x).double().square().sum(dim=1).max()) for x, _ in batches)
-    return (most + has_bias) / 2

@@ -9,4 +9,11 @@ from leadfl_pl.models.networks import (
     SoftmaxRegression,
 )
 
-__all__ = ["CIFAR10Net", "DigitsNet", "FashionMNISTNet", "Normalize", "ResNet18", "SoftmaxRegression"]
+__all__ = [
+    "CIFAR10Net",
+    "DigitsNet",
+    "FashionMNISTNet",
+    "Normalize",
+    "ResNet18",
+    "SoftmaxRegression",
+]
