@@ -79,6 +79,7 @@ def smoothness(features: nn.Module, last: nn.Linear, data: ImageSet) -> float:
     \tilde x \tilde x^\top` with :math:`\tilde x = (x, 1)`, or x without a bias; the first factor's
     eigenvalues are at most 1/2. Hence :math:`\beta = \max \lVert\tilde x\rVert^2 / 2`.
 
+    >>> import torch
     >>> images = torch.full((1, 1, 2, 2), 3.0)
     >>> smoothness(nn.Flatten(), nn.Linear(4, 2), ImageSet(images, torch.zeros(1)))  # (36 + 1) / 2
     18.5

@@ -19,7 +19,10 @@ from leadfl_pl.diagnostics import AttackEffect, RecoveryCertificate
 from leadfl_pl.diagnostics.recovery_certificate import (
     distance_to_class,
     distance_to_error,
+    rounding,
 )
+from leadfl_pl.diagnostics.theorem import smoothness
+from leadfl_pl.models import Normalize
 
 
 def linear(bias: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Generator]:
@@ -195,9 +198,7 @@ def test_rounding_drives_float32_less_far_than_is_said() -> None:
         ends = []
         for precision in ("32-true", "64-true"):
             one = client()
-            of = trainer(seed, callbacks=[fl.BackdoorEvaluation], rounds=1, precision=precision)
-            if precision == "64-true":
-                one.double()
+            of = trainer(seed, callbacks=[], rounds=1, precision=precision)
             run(of, one)
             ends.append(torch.cat([p.detach().flatten().double() for p in one.parameters()]))
         steps = max(of.fit_loop.clients.num_steps(c) for c in of.federation.cohort(0).client_ids)
@@ -223,8 +224,8 @@ def test_rounding_drives_float32_less_far_than_is_said() -> None:
         ),
         ("model.momentum must be 0, got momentum = 0.5", {"momentum": 0.5}, {}),
         (
-            r"model.lr must be <= 2 / beta = 0\.0\d+ for these training images, got lr = 0.2",
-            {"lr": 0.2},
+            r"model.lr must be <= 2 / beta = 0\.\d+ for these training images, got lr = 0.5",
+            {"lr": 0.5},
             {},
         ),
         (
