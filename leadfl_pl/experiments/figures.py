@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 KINDS = ("rounds", "front", "heatmap")
 MAIN, BACKDOOR = "main accuracy", "backdoor average"
 MAX_LINES, MAX_FIGURES = 12, 12  # of rounds or a front, where nobody says which to draw
-BURSTS = "malicious majority"
+BURSTS, FRONT = "malicious majority", "front"
 
 
 def draw(
@@ -111,7 +111,7 @@ def plot_rounds(
             value, low, high = (100 * part for part in estimate(seeds.to_numpy().T, interquartile))
             marker = "." if len(seeds) <= 30 else None
             ax.plot(seeds.index, value, color=color, marker=marker, label=level)
-            ax.fill_between(seeds.index, low, high, color=color, alpha=0.2, lw=0)
+            ax.fill_between(seeds.index, low, high, color=color, alpha=0.15, lw=0)
         finish_axes(ax, f"{name} (%)")
     if title:
         figure.suptitle(title, parse_math=False, fontsize="medium")
@@ -161,7 +161,9 @@ def plot_front(table: pd.DataFrame, axis: str, title: str) -> Figure:
             parse_math=False,
         )  # fmt: skip
     front = pareto_front(points)
-    ax.step(*(100 * front[[MAIN, BACKDOOR]].to_numpy().T), where="pre", color="0.5", lw=1, zorder=0)
+    corners = 100 * front[[MAIN, BACKDOOR]].to_numpy().T
+    ax.step(*corners, where="pre", color="0.5", lw=1, zorder=0, label=FRONT)
+    ax.margins(0.15)  # for what is written beside the points
     ax.set(xlabel=f"{MAIN} (%)", ylabel=f"{BACKDOOR} (%)")
     ax.grid(alpha=0.3)
     ax.set_title(title, parse_math=False, fontsize="medium")
@@ -206,7 +208,7 @@ def plot_heatmap(table: pd.DataFrame, axes: Sequence[str], number: str) -> Figur
         ax.remove()
     figure.supylabel(down, fontsize="medium")
     figure.supxlabel(across, fontsize="medium")
-    figure.colorbar(image, ax=figure.axes, label=f"{number} (%)", shrink=0.8, aspect=25)
+    figure.colorbar(image, ax=figure.axes, label=f"{number} (%)", shrink=0.8, aspect=25 * below)
     return figure
 
 
@@ -221,7 +223,7 @@ def _draw_panel(ax, part, down, across, rows, columns, number):  # type: ignore[
             shade = "#000000"
         ax.text(
             j, i, text, ha="center", va="center", color=shade,
-            fontsize="x-small" if len(text) < 4 else 5,
+            fontsize="x-small" if len(text) < 4 else 6,
         )  # fmt: skip
     image = ax.imshow(values, vmin=0, vmax=100, cmap="viridis", aspect="auto")
     ax.set_xticks(range(len(columns)), columns, rotation=40, ha="right", rotation_mode="anchor")

@@ -72,11 +72,17 @@ def _rows(results: Results, table: pd.DataFrame, text: pd.DataFrame) -> list[dic
                 "labels": [str(label) for label in labels],
                 "seeds": texts["seeds"],
                 "finished": numbers["finished"],
-                "cells": [(shown, "" if pd.isna(value) else value) for shown, value in cells],
+                "cells": [(_split(shown), "" if pd.isna(value) else value) for shown, value in cells],
                 "runs": [_run(run) for run in runs.to_dict("records")],
             }
         )
     return rows
+
+
+def _split(shown: str) -> tuple[str, str]:
+    """A number, and what stands behind it."""
+    number, _, rest = shown.partition(" ")
+    return (number, rest) if number[:1].isdigit() else (shown, "")
 
 
 def _run(run: Mapping[str, Any]) -> dict[str, Any]:
