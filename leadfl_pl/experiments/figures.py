@@ -17,6 +17,7 @@ from leadfl_pl.records.plots import distinct_colors, finish_axes, legend_grid, n
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 KINDS = ("rounds", "front", "heatmap")
 MAIN, BACKDOOR = "main accuracy", "backdoor average"
@@ -149,7 +150,9 @@ def plot_front(table: pd.DataFrame, axis: str, title: str) -> Figure:
             continue
         bars = {}
         for direction, number in (("xerr", MAIN), ("yerr", BACKDOOR)):
-            ends = np.stack([own[number] - own[f"{number} low"], own[f"{number} high"] - own[number]])
+            ends = np.stack(
+                [own[number] - own[f"{number} low"], own[f"{number} high"] - own[number]]
+            )
             bars[direction] = 100 * np.nan_to_num(ends).clip(0)
         ax.errorbar(
             100 * own[MAIN], 100 * own[BACKDOOR], **bars, color=color, marker="o", label=name,
@@ -212,19 +215,19 @@ def plot_heatmap(table: pd.DataFrame, axes: Sequence[str], number: str) -> Figur
     return figure
 
 
-def _draw_panel(ax, part, down, across, rows, columns, number):  # type: ignore[no-untyped-def]
+def _draw_panel(
+    ax: Axes, part: pd.DataFrame, down: str, across: str, rows: list[str], columns: list[str],
+    number: str,
+) -> AxesImage:  # fmt: skip
     values = np.full((len(rows), len(columns)), np.nan)
     for entry in part.to_dict("records"):
         i, j = rows.index(entry[down]), columns.index(entry[across])
         values[i, j] = 100 * entry[number]
-        text, shade = f"{values[i, j]:.0f}", "#fefefe" if values[i, j] < 60 else "#010101"
+        text, color = f"{values[i, j]:.0f}", "#fefefe" if values[i, j] < 60 else "#010101"
         if np.isnan(values[i, j]):
-            text = "–" if entry["finished"] else entry["states"].split()[1]
-            shade = "#000000"
-        ax.text(
-            j, i, text, ha="center", va="center", color=shade,
-            fontsize="x-small" if len(text) < 4 else 6,
-        )  # fmt: skip
+            text, color = "–" if entry["finished"] else entry["states"].split()[1], "#000000"
+        size = 6 if len(text) > 3 else "x-small"
+        ax.text(j, i, text, ha="center", va="center", color=color, fontsize=size)
     image = ax.imshow(values, vmin=0, vmax=100, cmap="viridis", aspect="auto")
     ax.set_xticks(range(len(columns)), columns, rotation=40, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(len(rows)), rows)

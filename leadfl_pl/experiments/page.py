@@ -72,7 +72,9 @@ def _rows(results: Results, table: pd.DataFrame, text: pd.DataFrame) -> list[dic
                 "labels": [str(label) for label in labels],
                 "seeds": texts["seeds"],
                 "finished": numbers["finished"],
-                "cells": [(_split(shown), "" if pd.isna(value) else value) for shown, value in cells],
+                "cells": [
+                    (_split(shown), "" if pd.isna(value) else value) for shown, value in cells
+                ],
                 "runs": [_run(run) for run in runs.to_dict("records")],
             }
         )

@@ -88,7 +88,9 @@ def text_table(table: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     rows = []
     for row in table.to_dict("records"):
         whole = row["finished"] == row["seeds"]
-        seeds = str(row["seeds"]) if whole else f"{row['finished']} of {row['seeds']}: {row['states']}"
+        seeds = (
+            str(row["seeds"]) if whole else f"{row['finished']} of {row['seeds']}: {row['states']}"
+        )
         texts = {axis: row[axis] for axis in axes} | {"seeds": seeds}
         for column, head in shown_numbers(table):
             name = column.removesuffix(" published")
