@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,17 +27,18 @@ INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
 def run_jobs(jobs: Sequence[Job], fit: Fit, at_once: int) -> list[dict[str, Any]]:
-    """Runs the jobs in processes of their own, and returns their records.
+    """Runs the jobs, several of them in processes of their own, and returns their records.
 
-    Ctrl-C and SIGTERM let the running ones end after their rounds and start no other; the same
-    again ends them at once.
+    Ctrl-C and SIGTERM let the running ones end after their rounds and start no other; Ctrl-C again
+    ends them at once.
 
     Args:
         jobs: that have not come to their end.
         fit: runs ``leadfl-pl`` with arguments, in this process.
-        at_once: how many processes.
+        at_once: how many at a time; one runs in this process.
     """
     running: dict[Path, Job] = {}
+    records: list[dict[str, Any]] = []
     signals: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -47,22 +48,24 @@ def run_jobs(jobs: Sequence[Job], fit: Fit, at_once: int) -> list[dict[str, Any]
 
     def waiting() -> Iterator[Any]:
         for job in jobs:
-            if signals:
+            if signals or any(record["status"] == STOPPED for record in records):
                 return
             running[job.folder] = job
-            yield delayed(run_job)(job, fit)
+            yield delayed(run_job)(job, fit, apart=at_once > 1)
 
-    records = []
-    processes = parallel_config(backend="loky", inner_max_num_threads=1)
-    with handlers(stop), Display(jobs, running) as display, processes:
+    by_hash = {job.record["hash"]: job for job in jobs}
+    with Display(jobs, running) as display, ExitStack() as stack:
+        if at_once > 1:  # alone, the run itself sees the signal
+            stack.enter_context(handlers(stop))
+            stack.enter_context(parallel_config(backend="loky", inner_max_num_threads=1))
         parallel = Parallel(
             n_jobs=at_once, batch_size=1, pre_dispatch="n_jobs", return_as="generator_unordered"
         )
         for record in parallel(waiting()):
-            job = next(j for j in running.values() if j.record["hash"] == record["hash"])
+            job = by_hash[record["hash"]]
             del running[job.folder]
-            display.ended(job, record)
             records.append(record)
+            display.ended(job, record)
     return records
 
 
@@ -87,14 +90,20 @@ def send(job: Job, number: int) -> None:
             return
 
 
-def run_job(job: Job, fit: Fit) -> dict[str, Any]:
-    """Runs a job in this process, which is for nothing else, and returns its record.
+def run_job(job: Job, fit: Fit, apart: bool = False) -> dict[str, Any]:
+    """Runs a job in this process and returns its record.
 
-    What it prints goes to ``output.txt`` in its folder. If the process that started this one is
-    gone, the run ends after its round.
+    What it prints goes to ``output.txt`` in its folder.
+
+    Args:
+        job: what to run.
+        fit: runs ``leadfl-pl`` with arguments, in this process.
+        apart: this process is for that alone. It ends the run after its round when the process
+            that started it is gone.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
-    separate()
+    if apart:
+        separate()
     with (job.folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a run whose parent was killed goes on to its round's end
         before = job.read().get("seconds", 0.0)
