@@ -12,6 +12,7 @@ import pandas as pd
 from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.experiments.over_seeds import estimate
 from leadfl_pl.experiments.results import ACCURACIES, Results
+from leadfl_pl.experiments.tables import NOTHING
 from leadfl_pl.records.plots import distinct_colors, finish_axes, legend_grid, new_figure
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def draw(
         if kind == "heatmap" and len(spread) < 2:
             got = ", ".join(spread) or "none"
             raise ConfigError(f"figures: heatmap needs two axes of several values, got {got}")
-    if "rounds" in kinds and len(results.rounds):
+    if "rounds" in kinds and results.rounds.reindex(columns=[*ACCURACIES]).notna().any(axis=None):
         for name, title, part in _parts(results.rounds, others):
             figure = plot_rounds(part, axis, list(table[axis].unique()), title, interquartile)
             yield f"rounds{name}", f"Accuracy over rounds{title and f', {title}'}", figure
@@ -98,7 +99,7 @@ def plot_rounds(
         interquartile: the interquartile mean in place of the mean.
     """
     names = [name for name in ACCURACIES if rounds[name].notna().any()]
-    width = 4 + 3 * max(1, len(names))
+    width = 4 + 3 * len(names)
     columns, lines = legend_grid(levels, width)
     figure = new_figure(width, 3.6 + 0.2 * lines)
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
@@ -116,16 +117,15 @@ def plot_rounds(
         finish_axes(ax, f"{name} (%)")
     if title:
         figure.suptitle(title, parse_math=False, fontsize="medium")
-    entries = {label: h for ax in panels for h, label in zip(*ax.get_legend_handles_labels())}
-    figure.legend(
-        entries.values(), entries, loc="outside lower center", ncols=columns, frameon=False
-    )
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
     return figure
 
 
 def _shade_bursts(ax: Axes, rounds: pd.DataFrame) -> None:
     label = BURSTS
-    for t, share in rounds.groupby("round")["burst"].mean().items():
+    shares = rounds.groupby("round")["burst"].mean()
+    for t, share in zip(shares.index.to_numpy(), shares, strict=True):
         if share:
             ax.axvspan(t - 0.5, t + 0.5, color="0.5", alpha=0.25 * share, lw=0, label=label)
             label = "_"
@@ -134,44 +134,53 @@ def _shade_bursts(ax: Axes, rounds: pd.DataFrame) -> None:
 def plot_front(table: pd.DataFrame, axis: str, title: str) -> Figure:
     """A point for each configuration with its intervals; best is at the lower right.
 
-    Points whose label on ``axis`` is the same up to the first comma are one series. A configuration
-    is on the front, the grey line, if no other is better in one accuracy and no worse in the other.
+    A line leads through the points of one :func:`series_of`. A configuration is on the front, the
+    grey line, if no other is better in one accuracy and no worse in the other.
     """
     points = table[table[BACKDOOR].notna() & table[MAIN].notna()]
-    split = points[axis].str.partition(", ")
-    series, variants = split[0], split[2]
-    names = list(table[axis].str.partition(", ")[0].unique())
+    series = points[axis].map(lambda label: series_of(label)[0])
+    names = list(dict.fromkeys(series_of(label)[0] for label in table[axis]))
     columns, lines = legend_grid(names, 7)
     figure = new_figure(7, 4.6 + 0.2 * lines)
     ax = figure.add_subplot()
-    for name, color in zip(names, distinct_colors(len(names)), strict=True):
+    for i, (name, color) in enumerate(zip(names, distinct_colors(len(names)), strict=True)):
         own = points[series == name]
         if own.empty:
             continue
         bars = {}
         for direction, number in (("xerr", MAIN), ("yerr", BACKDOOR)):
-            ends = np.stack(
-                [own[number] - own[f"{number} low"], own[f"{number} high"] - own[number]]
-            )
-            bars[direction] = 100 * np.nan_to_num(ends).clip(0)
+            below, above = own[number] - own[f"{number} low"], own[f"{number} high"] - own[number]
+            bars[direction] = 100 * np.nan_to_num(np.stack([below, above])).clip(0)
         ax.errorbar(
-            100 * own[MAIN], 100 * own[BACKDOOR], **bars, color=color, marker="o", label=name,
+            100 * own[MAIN], 100 * own[BACKDOOR], **bars, color=color, marker="osD^v"[i % 5],
+            label=name,
             lw=1 if len(own) > 1 else 0, ls=":", elinewidth=1,
         )  # fmt: skip
-    for place, variant in zip(100 * points[[MAIN, BACKDOOR]].to_numpy(), variants, strict=True):
+    for place, label in zip(100 * points[[MAIN, BACKDOOR]].to_numpy(), points[axis], strict=True):
         ax.annotate(
-            variant, place, (5, 4), textcoords="offset points", fontsize="x-small",
+            series_of(label)[1], place, (5, 4), textcoords="offset points", fontsize="x-small",
             parse_math=False,
         )  # fmt: skip
     front = pareto_front(points)
     corners = 100 * front[[MAIN, BACKDOOR]].to_numpy().T
     ax.step(*corners, where="pre", color="0.5", lw=1, zorder=0, label=FRONT)
-    ax.margins(0.15)  # for what is written beside the points
+    ax.margins(0.08)
     ax.set(xlabel=f"{MAIN} (%)", ylabel=f"{BACKDOOR} (%)")
     ax.grid(alpha=0.3)
     ax.set_title(title, parse_math=False, fontsize="medium")
     figure.legend(loc="outside lower center", ncols=columns, frameon=False)
     return figure
+
+
+def series_of(label: str) -> tuple[str, str]:
+    """The series that a label is of, and its value there: the last setting that it names.
+
+    >>> series_of("LeadFL, norm=l2, alpha=0.4"), series_of("none")
+    (('LeadFL, norm=l2 (alpha)', '0.4'), ('none', ''))
+    """
+    start, _, setting = label.rpartition(", ")
+    key, equals, value = setting.partition("=")
+    return (f"{start} ({key})" if start else key, value) if equals else (label, "")
 
 
 def pareto_front(table: pd.DataFrame) -> pd.DataFrame:
@@ -183,7 +192,8 @@ def pareto_front(table: pd.DataFrame) -> pd.DataFrame:
     """
     ordered = table.sort_values([MAIN, BACKDOOR], ascending=[False, True])
     lowest = ordered[BACKDOOR].cummin().shift(fill_value=np.inf)
-    return ordered[ordered[BACKDOOR] < lowest].iloc[::-1]
+    front: pd.DataFrame = ordered[ordered[BACKDOOR] < lowest].iloc[::-1]
+    return front
 
 
 def plot_heatmap(table: pd.DataFrame, axes: Sequence[str], number: str) -> Figure:
@@ -203,11 +213,11 @@ def plot_heatmap(table: pd.DataFrame, axes: Sequence[str], number: str) -> Figur
     beside = max(1, min(len(parts), int((15 - margins[0]) / size[0])))
     below = -(-len(parts) // beside)
     figure = new_figure(max(4.5, margins[0] + beside * size[0] + 1), below * size[1])
-    panels = figure.subplots(below, beside, sharey=True, squeeze=False).flat
-    for ax, (_, title, part) in zip(panels, parts):
+    panels = list(figure.subplots(below, beside, sharey=True, squeeze=False).flat)
+    for ax, (_, title, part) in zip(panels, parts, strict=False):
         image = _draw_panel(ax, part, down, across, rows, columns, number)
         ax.set_title(title, parse_math=False, fontsize="medium")
-    for ax in list(figure.axes)[len(parts) :]:
+    for ax in panels[len(parts) :]:
         ax.remove()
     figure.supylabel(down, fontsize="medium")
     figure.supxlabel(across, fontsize="medium")
@@ -225,7 +235,7 @@ def _draw_panel(
         values[i, j] = 100 * entry[number]
         text, color = f"{values[i, j]:.0f}", "#fefefe" if values[i, j] < 60 else "#010101"
         if np.isnan(values[i, j]):
-            text, color = "–" if entry["finished"] else entry["states"].split()[1], "#000000"
+            text, color = NOTHING if entry["finished"] else entry["states"].split()[1], "#000000"
         size = 6 if len(text) > 3 else "x-small"
         ax.text(j, i, text, ha="center", va="center", color=color, fontsize=size)
     image = ax.imshow(values, vmin=0, vmax=100, cmap="viridis", aspect="auto")

@@ -83,7 +83,8 @@ def over_seeds(results: Results, interquartile: bool = False) -> pd.DataFrame:
     parts = [f"{name}{end}" for name in names for end in ("", " low", " high", " seeds")]
     extra = [p for p in ("bursts", "censored bursts", "attackers sampled") if p in results.runs]
     columns = [*results.axes, "seeds", "finished", "states", *parts, *extra]
-    return pd.DataFrame(rows).reindex(columns=columns)
+    table: pd.DataFrame = pd.DataFrame(rows).reindex(columns=columns)
+    return table
 
 
 def add_published(

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from leadfl_pl.experiments.jobs import FINISHED
 from leadfl_pl.experiments.results import NUMBERS, Results
-from leadfl_pl.experiments.tables import SHOWN, heading, shown_numbers
+from leadfl_pl.experiments.tables import NOTHING, SHOWN, heading, shown_numbers
 
 PROLOG = re.compile(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>", re.DOTALL)
 
@@ -66,15 +66,14 @@ def _rows(results: Results, table: pd.DataFrame, text: pd.DataFrame) -> list[dic
         table.to_dict("records"), text.to_dict("records"), groups, strict=True
     ):
         values = [numbers[column] for column in columns]
-        cells = zip(list(texts.values())[len(results.axes) + 1 :], values, strict=True)
+        shown = [_split(text) for text in list(texts.values())[len(results.axes) + 1 :]]
+        sorted_by = ["" if pd.isna(value) else value for value in values]
         rows.append(
             {
                 "labels": [str(label) for label in labels],
                 "seeds": texts["seeds"],
                 "finished": numbers["finished"],
-                "cells": [
-                    (_split(shown), "" if pd.isna(value) else value) for shown, value in cells
-                ],
+                "cells": list(zip(shown, sorted_by, strict=True)),
                 "runs": [_run(run) for run in runs.to_dict("records")],
             }
         )
@@ -87,11 +86,11 @@ def _split(shown: str) -> tuple[str, str]:
     return (number, rest) if number[:1].isdigit() else (shown, "")
 
 
-def _run(run: Mapping[str, Any]) -> dict[str, Any]:
+def _run(run: Mapping[Any, Any]) -> dict[str, Any]:
     numbers = []
     for name in [name for name in NUMBERS if name in run]:
         _, scale, digits = SHOWN[name]
-        numbers.append("–" if pd.isna(run[name]) else f"{scale * run[name]:.{digits}f}")
+        numbers.append(NOTHING if pd.isna(run[name]) else f"{scale * run[name]:.{digits}f}")
     error = run["error"] if isinstance(run["error"], str) else ""
     return {key: run[key] for key in ("seed", "status", "command")} | {
         "hash": run["hash"] if isinstance(run["hash"], str) else "",

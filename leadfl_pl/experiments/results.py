@@ -70,9 +70,7 @@ def read_results(
         records, others = _planned(records, experiment)
         if others:
             hashes = ", ".join(record["hash"] for record in others)
-            notes.append(
-                f"not shown, since no cell of {experiment.name} has their command: {hashes}"
-            )
+            notes.append(f"not shown, as no cell of {experiment.name} has their command: {hashes}")
     _refuse_twice(folder, records)
     notes += _commits(folder, records, allow_mixed)
     runs, rounds = [], []
@@ -91,10 +89,10 @@ def read_results(
                 at = {"seed": record["seed"], "round": int(values["round"])}
                 rounds.append(labels | at | accuracies | {"burst": burst})
         runs.append(row | {key: record.get(key) for key in ("hash", "commit", "command")})
-    table = pd.DataFrame(runs).astype({name: float for name in COSTS if name in runs[0]})
-    return Results(
-        records[0]["experiment"], list(labels), table, pd.DataFrame(rounds), folders, notes
-    )
+    table = pd.DataFrame(runs)
+    table = table.astype({name: float for name in COSTS if name in table})
+    name = records[0]["experiment"]
+    return Results(name, list(labels), table, pd.DataFrame(rounds), folders, notes)
 
 
 def _checked(folder: Path, record: Record) -> Record:

@@ -10,6 +10,8 @@ import pandas as pd
 
 from leadfl_pl.experiments.results import NUMBERS
 
+NOTHING = "-"  # in place of a number
+
 
 class Shown(NamedTuple):
     """How a number is shown."""
@@ -39,7 +41,7 @@ def heading(name: str, ending: str = "") -> str:
     return f"{name}{ending} ({unit})" if unit else f"{name}{ending}"
 
 
-def as_text(name: str, row: Mapping[str, Any]) -> str:
+def as_text(name: str, row: Mapping[Any, Any]) -> str:
     """A number of a configuration: its estimate, interval and whatever it does not cover.
 
     >>> row = {"main accuracy": 0.8, "main accuracy low": 0.75, "main accuracy high": 0.84}
@@ -49,7 +51,7 @@ def as_text(name: str, row: Mapping[str, Any]) -> str:
     if not row["finished"]:
         return re.sub(r"\d+ ", "", row["states"])
     if not row[f"{name} seeds"] > 0:  # NaN where no configuration has it
-        return "–"
+        return NOTHING
     _, scale, digits = SHOWN[name]
 
     def text(column: str) -> str:
@@ -71,7 +73,7 @@ def shown_numbers(table: pd.DataFrame) -> list[tuple[str, str]]:
     """The columns of numbers that a reader sees: each with its heading, published ones included."""
     shown = []
     for name in NUMBERS:
-        if name in table and (table[name].notna().any() or name == NUMBERS[0]):
+        if name in table and table[name].notna().any():
             shown.append((name, heading(name)))
         if f"{name} published" in table:
             shown.append((f"{name} published", heading(name, ", published")))
@@ -87,10 +89,9 @@ def text_table(table: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     """
     rows = []
     for row in table.to_dict("records"):
-        whole = row["finished"] == row["seeds"]
-        seeds = (
-            str(row["seeds"]) if whole else f"{row['finished']} of {row['seeds']}: {row['states']}"
-        )
+        seeds = f"{row['seeds']}"
+        if row["finished"] < row["seeds"]:
+            seeds = f"{row['finished']} of {seeds}: {row['states']}"
         texts = {axis: row[axis] for axis in axes} | {"seeds": seeds}
         for column, head in shown_numbers(table):
             name = column.removesuffix(" published")
@@ -99,9 +100,10 @@ def text_table(table: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
             else:
                 _, scale, digits = SHOWN[name]
                 known = pd.notna(row[column])
-                texts[head] = f"{scale * row[column]:.{digits}f}" if known else "–"
+                texts[head] = f"{scale * row[column]:.{digits}f}" if known else NOTHING
         rows.append(texts)
-    return pd.DataFrame(rows)
+    shown: pd.DataFrame = pd.DataFrame(rows)
+    return shown
 
 
 def caption(interquartile: bool, sources: Sequence[str]) -> str:

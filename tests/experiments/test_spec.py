@@ -95,7 +95,10 @@ def test_the_folder_is_that_of_the_configuration_and_not_of_how_it_is_written() 
         ({"axes": [1]}, r"axes must have a list of entries for each axis, got \[1\]"),
         (axis(), "axes must have a list of entries for each axis"),
         ({"axes": {"defense": ["LDP"]}}, "axes.defense must have entries of keys, got LDP"),
-        (axis({"model.defense": "no.yaml"}), "model.defense must be a config, seen .*, got no.yaml"),
+        (
+            axis({"model.defense": "no.yaml"}),
+            "model.defense must be a config, seen .*, got no.yaml",
+        ),
         (axis({"model.lr": 1.0}, {"model.lr": 1.0}), "must have each value once, got lr=1.0 twice"),
         ({"set": [1]}, r"set must be keys with values, got set = \[1\]"),
     ],
