@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.experiments.fronts import BACKDOOR, MAIN, plot_front
 from leadfl_pl.experiments.over_seeds import estimate
 from leadfl_pl.experiments.results import ACCURACIES, Results
 from leadfl_pl.experiments.tables import NOTHING
@@ -21,9 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
 
 KINDS = ("rounds", "front", "heatmap")
-MAIN, BACKDOOR = "main accuracy", "backdoor average"
-MAX_LINES, MAX_FIGURES = 12, 12  # of rounds or a front, where nobody says which to draw
-BURSTS, FRONT = "malicious majority", "front"
+MAX_LINES, MAX_FIGURES = 12, 6  # of rounds and fronts, where nobody says what to draw
+BURSTS = "malicious majority"
 
 
 def draw(
@@ -49,8 +49,9 @@ def draw(
     combinations = len(table.drop_duplicates(others)) if others else 1
     spread = [other for other in results.axes if table[other].nunique() > 1]
     if kinds is None:
-        few = table[axis].nunique() <= MAX_LINES and combinations <= MAX_FIGURES
-        kinds = ["rounds", "front"] * few + ["heatmap"] * (len(spread) > 1)
+        few = combinations <= MAX_FIGURES
+        kinds = ["rounds"] * (few and table[axis].nunique() <= MAX_LINES)
+        kinds += ["front"] * few + ["heatmap"] * (len(spread) > 1)
     for kind in kinds:
         if kind not in KINDS:
             raise ConfigError(f"figures must be of {', '.join(KINDS)}, got {kind}")
@@ -129,71 +130,6 @@ def _shade_bursts(ax: Axes, rounds: pd.DataFrame) -> None:
         if share:
             ax.axvspan(t - 0.5, t + 0.5, color="0.5", alpha=0.25 * share, lw=0, label=label)
             label = "_"
-
-
-def plot_front(table: pd.DataFrame, axis: str, title: str) -> Figure:
-    """A point for each configuration with its intervals; best is at the lower right.
-
-    A line leads through the points of one :func:`series_of`. A configuration is on the front, the
-    grey line, if no other is better in one accuracy and no worse in the other.
-    """
-    points = table[table[BACKDOOR].notna() & table[MAIN].notna()]
-    series = points[axis].map(lambda label: series_of(label)[0])
-    names = list(dict.fromkeys(series_of(label)[0] for label in table[axis]))
-    columns, lines = legend_grid(names, 7)
-    figure = new_figure(7, 4.6 + 0.2 * lines)
-    ax = figure.add_subplot()
-    for i, (name, color) in enumerate(zip(names, distinct_colors(len(names)), strict=True)):
-        own = points[series == name]
-        if own.empty:
-            continue
-        bars = {}
-        for direction, number in (("xerr", MAIN), ("yerr", BACKDOOR)):
-            below, above = own[number] - own[f"{number} low"], own[f"{number} high"] - own[number]
-            bars[direction] = 100 * np.nan_to_num(np.stack([below, above])).clip(0)
-        ax.errorbar(
-            100 * own[MAIN], 100 * own[BACKDOOR], **bars, color=color, marker="osD^v"[i % 5],
-            label=name,
-            lw=1 if len(own) > 1 else 0, ls=":", elinewidth=1,
-        )  # fmt: skip
-    for place, label in zip(100 * points[[MAIN, BACKDOOR]].to_numpy(), points[axis], strict=True):
-        ax.annotate(
-            series_of(label)[1], place, (5, 4), textcoords="offset points", fontsize="x-small",
-            parse_math=False,
-        )  # fmt: skip
-    front = pareto_front(points)
-    corners = 100 * front[[MAIN, BACKDOOR]].to_numpy().T
-    ax.step(*corners, where="pre", color="0.5", lw=1, zorder=0, label=FRONT)
-    ax.margins(0.08)
-    ax.set(xlabel=f"{MAIN} (%)", ylabel=f"{BACKDOOR} (%)")
-    ax.grid(alpha=0.3)
-    ax.set_title(title, parse_math=False, fontsize="medium")
-    figure.legend(loc="outside lower center", ncols=columns, frameon=False)
-    return figure
-
-
-def series_of(label: str) -> tuple[str, str]:
-    """The series that a label is of, and its value there: the last setting that it names.
-
-    >>> series_of("LeadFL, norm=l2, alpha=0.4"), series_of("none")
-    (('LeadFL, norm=l2 (alpha)', '0.4'), ('none', ''))
-    """
-    start, _, setting = label.rpartition(", ")
-    key, equals, value = setting.partition("=")
-    return (f"{start} ({key})" if start else key, value) if equals else (label, "")
-
-
-def pareto_front(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows that no other row beats, by main accuracy.
-
-    >>> table = pd.DataFrame({MAIN: [0.9, 0.8, 0.7], BACKDOOR: [0.5, 0.6, 0.1]})
-    >>> list(pareto_front(table).index)
-    [2, 0]
-    """
-    ordered = table.sort_values([MAIN, BACKDOOR], ascending=[False, True])
-    lowest = ordered[BACKDOOR].cummin().shift(fill_value=np.inf)
-    front: pd.DataFrame = ordered[ordered[BACKDOOR] < lowest].iloc[::-1]
-    return front
 
 
 def plot_heatmap(table: pd.DataFrame, axes: Sequence[str], number: str) -> Figure:
