@@ -73,7 +73,7 @@ def _rows(results: Results, table: pd.DataFrame, text: pd.DataFrame) -> list[dic
                 "labels": [str(label) for label in labels],
                 "seeds": texts["seeds"],
                 "finished": numbers["finished"],
-                "cells": list(zip(shown, sorted_by, strict=True)),
+                "cells": list(zip(columns, shown, sorted_by, strict=True)),
                 "runs": [_run(run) for run in runs.to_dict("records")],
             }
         )
