@@ -16,6 +16,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from leadfl_pl.cli import experiment_report
 from leadfl_pl.cli.federated import run as fit
 from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.experiments.jobs import FAILED, STOPPED, Job, plan, unfinished
@@ -51,6 +52,8 @@ def main(args: list[str]) -> int:
     """Runs ``experiment run`` or ``experiment report``."""
     if args[:1] == ["run"]:
         return run(args[1:])
+    if args[:1] == ["report"]:
+        return experiment_report.main(args[1:])
     helped = args[:1] in (["-h"], ["--help"])
     print(USAGE, file=sys.stdout if helped else sys.stderr)
     return 0 if helped else 2

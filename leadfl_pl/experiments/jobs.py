@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -85,10 +84,9 @@ def plan(name: str, cells: Iterable[Cell], folder: Path, resolve: Resolve) -> li
     resolved: dict[tuple[str, ...], dict[str, Any]] = {}  # the seeds of a combination share it
     now = commit()
     for cell in cells:
-        arguments = ["fit", *cell.arguments, f"--seed_everything={cell.seed}"]
         if (key := tuple(cell.arguments)) not in resolved:
             try:
-                resolved[key] = resolve(arguments)
+                resolved[key] = resolve(cell.fit)
             except ConfigError as error:
                 raise ConfigError(f"{name}, {cell}: {error}") from error
         digest = config_hash(resolved[key], cell.seed)
@@ -104,11 +102,11 @@ def plan(name: str, cells: Iterable[Cell], folder: Path, resolve: Resolve) -> li
             "seed": cell.seed,
             "hash": digest,
             "commit": now,
-            "command": shlex.join(["leadfl-pl", *arguments]),
+            "command": cell.command,
         }
         place = [f"--trainer.default_root_dir={folder / digest}", "--ckpt_path=last"]
         rounds = int(resolved[key]["trainer"]["max_epochs"])
-        jobs[digest] = Job(folder / digest, cell, [*arguments, *place], rounds, record)
+        jobs[digest] = Job(folder / digest, cell, [*cell.fit, *place], rounds, record)
     return list(jobs.values())
 
 

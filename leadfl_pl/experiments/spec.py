@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,16 @@ class Cell(NamedTuple):
     settings: Settings
     seed: int
     arguments: list[str]  # of ``leadfl-pl fit``, without the seed
+
+    @property
+    def fit(self) -> list[str]:
+        """The arguments of ``leadfl-pl``."""
+        return ["fit", *self.arguments, f"--seed_everything={self.seed}"]
+
+    @property
+    def command(self) -> str:
+        """What repeats the run, quoted for a shell."""
+        return shlex.join(["leadfl-pl", *self.fit])
 
     def __str__(self) -> str:
         return ", ".join([*self.labels.values(), f"seed {self.seed}"])
