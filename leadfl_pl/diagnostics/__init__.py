@@ -1,5 +1,6 @@
 """Callbacks that measure why an attack lasts."""
 
 from leadfl_pl.diagnostics.attack_effect import AttackEffect
+from leadfl_pl.diagnostics.recovery_certificate import RecoveryCertificate
 
-__all__ = ["AttackEffect"]
+__all__ = ["AttackEffect", "RecoveryCertificate"]
