@@ -81,7 +81,7 @@ class FederatedCLI(LightningCLI):
         )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Makes the Trainer, with the diagnostics before the callbacks that record what is logged."""
+        """Makes the Trainer, with the diagnostics before the callbacks that may record them."""
         config = self.config_init[self.subcommand]
         callbacks: list[Callback] = []
         for given in (config.diagnostics, config.trainer.callbacks):
