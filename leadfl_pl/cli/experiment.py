@@ -21,6 +21,7 @@ from leadfl_pl.cli.federated import run as fit
 from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.experiments.jobs import FAILED, STOPPED, Job, plan, unfinished
 from leadfl_pl.experiments.run import run_jobs
+from leadfl_pl.experiments.slurm import submit_jobs
 from leadfl_pl.experiments.spec import read_experiment
 
 USAGE = """usage: leadfl-pl experiment {run,report} FILE ...
@@ -73,6 +74,9 @@ def run(args: list[str]) -> int:
     parser.add_argument("file", type=Path, help="see configs/experiments")
     parser.add_argument("--runs", type=Path, default=Path("runs/experiments"), help="where to")
     parser.add_argument("--jobs", type=int, default=default_jobs(), help="runs at a time")
+    parser.add_argument(
+        "--slurm", nargs="*", metavar="KEY=VALUE", help="queue them, with parameters of submitit"
+    )
     parser.add_argument("--dry-run", action="store_true", help="only list them, with their time")
     parser.add_argument("--allow-mixed", action="store_true", help="keep runs of other commits")
     arguments = parser.parse_args(args)
@@ -87,10 +91,15 @@ def run(args: list[str]) -> int:
         if arguments.dry_run:
             console.print(listing(jobs, left, arguments.jobs))
             return 0
-        records = run_jobs(left, fit, arguments.jobs)
+        if arguments.slurm is None:
+            records = run_jobs(left, fit, arguments.jobs)
+        else:
+            records = submit_jobs(left, fit, folder, parameters_of(arguments.slurm))
     except (ConfigError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     print(f"{len(jobs) - len(unfinished(jobs, True))} of {len(jobs)} runs are finished: {folder}")
     return report_ends(records)
 
@@ -103,6 +112,21 @@ def report_ends(records: Sequence[Mapping[str, Any]]) -> int:
             print(f"failed: {name}: {record['error']}", file=sys.stderr)
     states = {record["status"] for record in records}
     return 1 if FAILED in states else 130 if STOPPED in states else 0
+
+
+def parameters_of(words: Sequence[str]) -> dict[str, Any]:
+    """``KEY=VALUE`` words as a mapping.
+
+    >>> parameters_of(["timeout_min=60", "slurm_partition=gpu"])
+    {'timeout_min': 60, 'slurm_partition': 'gpu'}
+    """
+    parameters = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise ConfigError(f"--slurm must be followed by KEY=VALUE, got {word}")
+        parameters[key] = yaml.safe_load(value)
+    return parameters
 
 
 def default_jobs() -> int:

@@ -35,7 +35,7 @@ def experiment(rounds: int, *entries: dict, local_epochs: int = 1) -> None:
 
 def records() -> dict[str, dict]:
     folders = Path("runs/experiments/small").iterdir()
-    found = [read_record(folder) | {"folder": folder} for folder in folders]
+    found = [read_record(folder) | {"folder": folder} for folder in folders]  # slurm has none
     return {f"{r['labels']['defense']} {r['seed']}": r for r in found if "labels" in r}
 
 
@@ -88,7 +88,7 @@ def test_finished_runs_are_kept_and_those_of_another_commit_refused(capfd) -> No
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_run_that_is_interrupted_goes_on_to_the_same_digits(number) -> None:
-    experiment(40, NONE)
+    experiment(15, NONE)
     process = subprocess.Popen(COMMAND, env=os.environ | {"OMP_NUM_THREADS": "1"})
     begun = time.monotonic()
     while not any(Path("runs").glob("experiments/small/*/checkpoints/*/last.ckpt")):
@@ -103,11 +103,11 @@ def test_a_run_that_is_interrupted_goes_on_to_the_same_digits(number) -> None:
     assert main(["run", "small.yaml", "--jobs", "1"]) == 0
     seen = records()
     assert {r["status"] for r in seen.values()} == {"finished"}
-    for name in done:
-        command = shlex.split(seen[name]["command"])
-        assert fit([*command[1:], f"--trainer.default_root_dir={name}"]) == 0
-        assert rows(seen[name]) == read_run(Path(name)).rows
-        assert [row["round"] for row in rows(seen[name])] == list(range(40))
+    name = next(iter(done))
+    command = shlex.split(seen[name]["command"])
+    assert fit([*command[1:], "--trainer.default_root_dir=alone"]) == 0
+    assert rows(seen[name]) == read_run(Path("alone")).rows
+    assert [row["round"] for row in rows(seen[name])] == list(range(15))
 
 
 def test_what_no_run_can_be_is_one_sentence(capsys) -> None:
@@ -117,3 +117,22 @@ def test_what_no_run_can_be_is_one_sentence(capsys) -> None:
     assert main(["run", "none.yaml"]) == 2
     assert capsys.readouterr().err.startswith("error: cannot read none.yaml: ")
     assert main(["walk", "small.yaml"]) == 2
+
+
+def test_jobs_of_a_queue_leave_the_same_records(capfd) -> None:
+    pytest.importorskip("submitit")
+    experiment(1, NONE, DIVERGES)
+    assert main(["run", "small.yaml", "--slurm", "cluster=local", "timeout_min=5"]) == 1
+    assert capfd.readouterr().err.count("failed: too fast, seed") == 2
+    seen = records()
+    assert {r["status"] for name, r in seen.items() if name.startswith("none")} == {"finished"}
+    assert main(["run", "small.yaml", "--dry-run"]) == 0
+    assert "2 to run" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["partition"], ["cluster=local", "no_such=1"], ["cluster=moon"]])
+def test_parameters_that_no_queue_takes_are_one_sentence(words, capsys) -> None:
+    experiment(1, NONE)
+    assert main(["run", "small.yaml", "--slurm", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: --slurm must be ")
