@@ -20,37 +20,15 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 
-from leadfl_pl.cli.parser import refuse_duplicates
 from leadfl_pl.cli.report import comparison, make_output, shortest_endings, write_comparison
 from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.yaml_files import read_mapping
 from leadfl_pl.records.rounds import ACCURACY, Run, read_run
 
 Point = dict[str, Any]
 COMMAND = ["${env}", "${interpreter}", "${program}", "${args}"]
-
-
-def read_sweep(path: Path) -> dict[str, Any]:
-    """The sweep in a YAML file.
-
-    Raises:
-        ConfigError: it cannot be read, or is no mapping.
-    """
-    try:
-        text = path.read_text()
-        if (node := yaml.compose(text, yaml.SafeLoader)) is not None:
-            refuse_duplicates(node)
-        sweep = yaml.safe_load(text)
-    except OSError as error:
-        raise ConfigError(f"cannot read the sweep {path}: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{path} must be YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(sweep, dict):
-        got = "nothing" if sweep is None else type(sweep).__name__
-        raise ConfigError(f"{path} must be a mapping with method and parameters, got {got}")
-    return sweep
 
 
 def grid(sweep: dict[str, Any]) -> Iterator[Point]:
@@ -147,7 +125,7 @@ def folder_name(label: str, point: Point) -> str:
 
 def run_sweep(path: Path, output: Path, extra: list[str]) -> list[tuple[str, Run]]:
     """Runs what has not finished yet and returns each point's label and run."""
-    sweep = read_sweep(path)
+    sweep = read_mapping(path, "method and parameters")
     points = list(grid(sweep))
     commands = [command(sweep, point) for point in points]
     make_output(output)

@@ -109,7 +109,7 @@ class BackdoorLifespan(AfterBursts):
         self.threshold = threshold
 
     def compute(self) -> MeanLifespan:
-        """The mean lifespan, the number of bursts that have ended and of those that are censored."""
+        """The mean lifespan, the number of bursts that ended and of those that are censored."""
         lives = lifespans(self.values.tolist(), self.in_burst.tolist(), self.threshold)
         return MeanLifespan(
             self.values.new_tensor(restricted_mean(lives)),
