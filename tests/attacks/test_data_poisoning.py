@@ -168,8 +168,8 @@ def test_a_seed_that_is_none_is_refused() -> None:
     [
         (fl.Attack(), "attack must have a trigger, got attack = Attack"),
         (fl.ALIE(), "attack must have a trigger, got attack = ALIE"),
-        (fl.Neurotoxin(PATTERN), "act on data only, .* got attack = Neurotoxin"),
-        (fl.ModelReplacement(PATTERN), "act on data only, .* got attack = ModelReplacement"),
+        (fl.Neurotoxin(PATTERN), "plain attack on data, .* got attack = Neurotoxin"),
+        (fl.ModelReplacement(PATTERN), "plain attack on data, .* got attack = ModelReplacement"),
     ],
 )
 def test_an_attack_of_which_more_than_the_trigger_counts_is_refused(attack, message) -> None:
@@ -180,3 +180,12 @@ def test_an_attack_of_which_more_than_the_trigger_counts_is_refused(attack, mess
 def test_a_trigger_that_does_not_fit_the_images_is_refused() -> None:
     with pytest.raises(fl.ConfigError, match="PatternBackdoor: pattern must fit the image, 4 x 4"):
         fl.DataPoisoning(PATTERN).check((1, 4, 4), 10)
+
+
+def test_neurotoxin_around_it_projects_its_one_gradient() -> None:
+    inner = fl.DataPoisoning(PATTERN, rate=0.5)
+    last = [torch.tensor([1.0, -9.0])]
+    view = fl.AttackerView(1, 0, torch.nn.Identity(), WHITE, torch.zeros(6), last)
+    local = fl.Neurotoxin(inner, share=0.5).local(view)
+    assert len(local.tasks(WHITE, torch.arange(6))) == 1
+    assert local.project([torch.ones(2)])[0].tolist() == [1.0, 0.0]
