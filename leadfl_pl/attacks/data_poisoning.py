@@ -87,8 +87,8 @@ class DataPoisoning(Attack):
             raise ConfigError(f"DataPoisoning: attack must have a trigger, got attack = {name}")
         if isinstance(attack, AttackWrapper) or overrides(attack, "corrupt"):
             raise ConfigError(
-                "DataPoisoning: attack must be a plain attack on data, of which only the trigger is "
-                f"used ({name} can go around DataPoisoning), got attack = {name}"
+                "DataPoisoning: attack must be a plain attack on data, of which only the trigger "
+                f"is used ({name} can go around DataPoisoning), got attack = {name}"
             )
         self.attack, self.rate, self.seed = attack, rate, seed
 
