@@ -126,6 +126,7 @@ def main() -> None:
         "bare again": bare(setting),
         "none": federated(setting),
         "none, with a listener": federated(setting, None, Listener()),
+        "contraction": federated(setting, fl.Contraction()),
         "leadfl": federated(setting, fl.LeadFL()),
         "leadfl released": federated(setting, fl.LeadFL(formulation="released")),
         "fl-wbc": federated(setting, fl.FLWBC()),

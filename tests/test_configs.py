@@ -110,7 +110,7 @@ def test_every_config_is_of_a_tested_kind() -> None:
     for folder in PARTS:
         tested |= set((CONFIGS / folder).glob("*.yaml"))
     rest = {p.relative_to(CONFIGS).parts[0] for p in CONFIGS.rglob("*.yaml") if p not in tested}
-    assert rest == {"data", "federations", "sweeps"}  # above; test_sweep.py
+    assert rest == {"data", "experiments", "federations", "sweeps"}  # above; test_sweep.py
 
 
 def test_every_config_lists_only_classes_of_the_package() -> None:

@@ -4,6 +4,7 @@ from leadfl_pl.attacks.alie import ALIE
 from leadfl_pl.attacks.backdoor import PatternBackdoor, mgda_weight
 from leadfl_pl.attacks.base import Attack, AttackWrapper, CraftedUpdates
 from leadfl_pl.attacks.checks import check_attack, check_corrupted
+from leadfl_pl.attacks.data_poisoning import DataPoisoning
 from leadfl_pl.attacks.dba import DBA
 from leadfl_pl.attacks.decay_timed import DecayTimed
 from leadfl_pl.attacks.fang import FangKrum, FangTrimmedMean
@@ -25,6 +26,7 @@ __all__ = [
     "Brightness",
     "ChannelDominance",
     "CraftedUpdates",
+    "DataPoisoning",
     "DecayTimed",
     "FangKrum",
     "FangTrimmedMean",

@@ -12,12 +12,12 @@ from leadfl_pl.core.errors import require_number
 
 
 def after_bursts(values: Sequence[float], in_burst: Sequence[bool]) -> list[list[float]]:
-    """For each burst the values of its last round and of the rounds until the next burst.
+    """For each burst that has ended the values of its last round and of those until the next burst.
 
     A burst is a maximal run of rounds that are ``in_burst``.
 
     >>> after_bursts([0.1, 0.9, 0.8, 0.7, 0.6, 0.9], [False, True, True, False, False, True])
-    [[0.8, 0.7, 0.6], [0.9]]
+    [[0.8, 0.7, 0.6]]
 
     Args:
         values: one a round (T,), NaN for a round that was not evaluated.
@@ -33,7 +33,7 @@ def after_bursts(values: Sequence[float], in_burst: Sequence[bool]) -> list[list
         elif stretches:
             stretches[-1].append(value)
         attacked_before = attacked
-    return stretches
+    return stretches[:-1] if attacked_before else stretches
 
 
 class AfterBursts(Metric):

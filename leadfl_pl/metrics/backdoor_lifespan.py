@@ -23,7 +23,7 @@ class Lifespan(NamedTuple):
 def lifespans(
     values: Sequence[float], in_burst: Sequence[bool], threshold: float = 0.5
 ) -> list[Lifespan]:
-    r"""The lifespan of the backdoor after each burst.
+    r"""The lifespan of the backdoor after each burst that has ended.
 
     With a_0 the backdoor accuracy after the last round of a burst and a_1 .. a_m after the rounds
     until the next burst or the end of the run,
@@ -82,7 +82,7 @@ class MeanLifespan(NamedTuple):
     """What :class:`BackdoorLifespan` computes."""
 
     rounds: Tensor  # () restricted mean; NaN without a burst
-    bursts: Tensor  # ()
+    bursts: Tensor  # () that have ended
     censored: Tensor  # () of the bursts
 
 
@@ -109,7 +109,7 @@ class BackdoorLifespan(AfterBursts):
         self.threshold = threshold
 
     def compute(self) -> MeanLifespan:
-        """The mean lifespan, the number of bursts and of those that are censored."""
+        """The mean lifespan, the number of bursts that ended and of those that are censored."""
         lives = lifespans(self.values.tolist(), self.in_burst.tolist(), self.threshold)
         return MeanLifespan(
             self.values.new_tensor(restricted_mean(lives)),

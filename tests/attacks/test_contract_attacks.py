@@ -36,6 +36,7 @@ ATTACKS = {
     "DBA": Line(fl.DBA(size=(1, 3)), trigger=True),
     "LabelFlip": Line(fl.LabelFlip(3, 7), trigger=True),
     "LabelFlip mirrored": Line(fl.LabelFlip(), trigger=True),
+    "DataPoisoning": Line(fl.DataPoisoning(PATTERN, rate=0.5), trigger=True),
     "SemanticBackdoor": Line(fl.SemanticBackdoor(threshold=0.2), trigger=True),
     "ModelReplacement": Line(
         fl.ModelReplacement(PATTERN), True, trigger=True, plain=fl.ModelReplacement(gamma=1)

@@ -80,9 +80,14 @@ def test_a_lifespan_that_ends_when_another_is_censored_ends_first() -> None:
 def test_without_a_round_after_a_burst_there_is_no_mean() -> None:
     assert isnan(restricted_mean([]))
     assert isnan(restricted_mean([Lifespan(0, True)]))
-    mean, bursts, censored = measured(BackdoorLifespan(), [0.9, 0.9], [6, 6])
-    assert isnan(mean)
-    assert (bursts, censored) == (1, 1)
+
+
+def test_a_burst_that_goes_on_has_no_lifespan_whatever_the_backdoor_accuracy() -> None:
+    for value in (0.9, 0.1):
+        mean, *counts = measured(BackdoorLifespan(), [value, value], [6, 6])
+        assert isnan(mean)
+        assert counts == [0, 0]
+        assert lifespans([0.9, 0.1, value], [True, False, True]) == [(1, False)]
 
 
 def test_a_burst_is_of_rounds_with_more_malicious_clients_than_the_majority() -> None:

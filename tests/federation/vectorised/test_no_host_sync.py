@@ -64,7 +64,7 @@ def a_round(device: str, defense: fl.ClientDefense, attack: fl.Attack | None):
     return made, index
 
 
-@pytest.mark.parametrize("attack", ["PatternBackdoor", "LabelFlip", "DBA", None])
+@pytest.mark.parametrize("attack", ["PatternBackdoor", "LabelFlip", "DBA", "DataPoisoning", None])
 @pytest.mark.parametrize(
     ("name", "device"),
     [
