@@ -79,6 +79,7 @@ from leadfl_pl.defenses import (
     NoDefense,
     leadfl_gradient,
 )
+from leadfl_pl.diagnostics import Curvature
 from leadfl_pl.federation.client import FederatedClient, LeadFLClient
 from leadfl_pl.federation.config import Federation
 from leadfl_pl.federation.malicious_client import MaliciousClient
@@ -142,6 +143,7 @@ __all__ = [
     "ConfigError",
     "ConstantDrift",
     "Contraction",
+    "Curvature",
     "DecayTimed",
     "Digits",
     "DigitsNet",
