@@ -79,7 +79,7 @@ from leadfl_pl.defenses import (
     NoDefense,
     leadfl_gradient,
 )
-from leadfl_pl.diagnostics import Curvature
+from leadfl_pl.diagnostics import AttackEffect, AttackEffectEstimate, Curvature
 from leadfl_pl.federation.client import FederatedClient, LeadFLClient
 from leadfl_pl.federation.config import Federation
 from leadfl_pl.federation.malicious_client import MaliciousClient
@@ -124,6 +124,8 @@ __all__ = [
     "Aggregated",
     "Aggregator",
     "Attack",
+    "AttackEffect",
+    "AttackEffectEstimate",
     "AttackWrapper",
     "AttackerDetection",
     "AttackerView",

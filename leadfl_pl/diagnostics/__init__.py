@@ -1,5 +1,7 @@
-"""What a run says about attacks beyond its accuracies."""
+"""Callbacks that measure why an attack lasts."""
 
+from leadfl_pl.diagnostics.attack_effect import AttackEffect
+from leadfl_pl.diagnostics.attack_effect_estimate import AttackEffectEstimate
 from leadfl_pl.diagnostics.curvature import Curvature
 
-__all__ = ["Curvature"]
+__all__ = ["AttackEffect", "AttackEffectEstimate", "Curvature"]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import warnings
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from leadfl_pl.aggregators import Aggregator
 from leadfl_pl.attacks import Attack
 from leadfl_pl.attacks.checks import check_corrupted
 from leadfl_pl.core.errors import ConfigError
@@ -60,6 +63,17 @@ class Clients:
         self.last_error: Exception | None = None  # of a client that this process trained
         order = torch.randperm(len(self.train_set.labels), generator=generator(self.seed, "root"))
         self.root = order[: federation.aggregator.root_size]
+
+    def without_attack(self, aggregator: Aggregator) -> Clients:
+        """The same clients in the same federation with no attack, none of which has trained yet.
+
+        Args:
+            aggregator: the rule of that federation, with a state of its own.
+        """
+        clean = copy.copy(self)
+        clean.federation = dataclasses.replace(self.federation, attack=None, aggregator=aggregator)
+        clean.attack, clean.momenta, clean.last_error = Attack(), {}, None
+        return clean
 
     def num_steps(self, client_id: int) -> int:
         """I, how many local steps the client takes in a round."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor
 
+from leadfl_pl.core.errors import ConfigError, where
 from leadfl_pl.core.values import ClientUpdate, Cohort
 from leadfl_pl.core.vector import ModelVector
+from leadfl_pl.federation.clients import Clients
 
 
 def assign(costs: Sequence[float], world_size: int) -> list[list[int]]:
@@ -37,6 +40,47 @@ def assign(costs: Sequence[float], world_size: int) -> list[list[int]]:
             assignment[rank].append(client)
             loads[rank] += costs[client]
     return assignment
+
+
+def no_hooks(cohort: Cohort, wave: int, position: int | None) -> AbstractContextManager[None]:
+    """Nobody listens to the training of a client."""
+    return nullcontext()
+
+
+def train_cohort(
+    clients: Clients,
+    cohort: Cohort,
+    last_update: Tensor | None,
+    hooks: Callable[[Cohort, int, int | None], AbstractContextManager[None]] = no_hooks,
+) -> list[ClientUpdate]:
+    """Trains the cohort's clients, this rank's share here, and returns all that were sent.
+
+    Args:
+        clients: of the run.
+        cohort: of the round.
+        last_update: the server's last step (d,), which every client has seen.
+        hooks: entered as often on every rank: with the cohort, the wave, and the position of the
+            client that trains within, None where this rank has no client left.
+    """
+    strategy = clients.client.trainer.strategy
+    rank, world_size = clients.client.trainer.global_rank, clients.client.trainer.world_size
+    assignment = assign(clients.costs(cohort), world_size)
+    mine: list[int | None] = [*assignment[rank]]
+    mine += [None] * (max(map(len, assignment)) - len(mine))
+    training = clients.train(cohort, assignment[rank], last_update)
+    updates: dict[int, ClientUpdate | None] = {}
+    for wave, position in enumerate(mine):
+        with hooks(cohort, wave, position):
+            if position is not None:
+                updates[position] = next(training)
+    if world_size > 1:
+        updates = gather_updates(
+            updates, cohort, assignment, clients.vector, clients.momentum_size, strategy
+        )
+    check_clients(updates, cohort, clients.last_error)
+    sent = [u for position in range(len(updates)) if (u := updates[position]) is not None]
+    clients.keep_momentum(sent)
+    return sent
 
 
 def gather_updates(
@@ -70,6 +114,27 @@ def gather_updates(
         for positions, of_rank in zip(assignment, received, strict=True)
         for position, row in zip(positions, of_rank, strict=False)
     }
+
+
+def check_clients(
+    updates: Mapping[int, ClientUpdate | None], cohort: Cohort, error: Exception | None
+) -> None:
+    """Raises if all clients of a kind failed in the first round: that is their method's error.
+
+    Args:
+        updates: by position in the cohort; None for a client that failed.
+        cohort: of the round.
+        error: what a client raised that this process trained.
+    """
+    if cohort.round > 0:
+        return
+    for kind in set(cohort.malicious):
+        members = [position for position, m in enumerate(cohort.malicious) if m == kind]
+        if all(updates[position] is None for position in members):
+            raise ConfigError(
+                f"all {len(members)} {'malicious' if kind else 'honest'} clients failed in the "
+                f"first round, with {where(error) if error else 'an error in another process'}"
+            ) from error
 
 
 def pack(update: ClientUpdate) -> Tensor:

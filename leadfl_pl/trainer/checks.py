@@ -24,7 +24,6 @@ from leadfl_pl.core.errors import (
     require_tensor,
     where,
 )
-from leadfl_pl.core.values import ClientUpdate, Cohort
 from leadfl_pl.core.vector import ModelVector
 from leadfl_pl.data import FederatedDataModule
 from leadfl_pl.defenses import ClientDefense, check_defense
@@ -142,27 +141,6 @@ def check_methods(clients: Clients, num_classes: int) -> None:
     rule = clients.federation.aggregator
     with errors_of(f"trainer.federation.aggregator = {type(rule).__name__}, tried once,"):
         check_rule(rule, updates)
-
-
-def check_clients(
-    updates: Mapping[int, ClientUpdate | None], cohort: Cohort, error: Exception | None
-) -> None:
-    """Raises if all clients of a kind failed in the first round: that is their method's error.
-
-    Args:
-        updates: by position in the cohort; None for a client that failed.
-        cohort: of the round.
-        error: what a client raised that this process trained.
-    """
-    if cohort.round > 0:
-        return
-    for kind in set(cohort.malicious):
-        members = [position for position, m in enumerate(cohort.malicious) if m == kind]
-        if all(updates[position] is None for position in members):
-            raise ConfigError(
-                f"all {len(members)} {'malicious' if kind else 'honest'} clients failed in the "
-                f"first round, with {where(error) if error else 'an error in another process'}"
-            ) from error
 
 
 def settings(federation: Federation, trainer: Trainer) -> dict[str, Any]:

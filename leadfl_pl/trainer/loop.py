@@ -16,10 +16,10 @@ from leadfl_pl.core.rng import derive_seed, isolated_rng
 from leadfl_pl.core.values import ClientUpdate, Cohort
 from leadfl_pl.federation.clients import Clients
 from leadfl_pl.federation.config import Federation
-from leadfl_pl.federation.gather import assign, gather_updates
+from leadfl_pl.federation.gather import train_cohort
 from leadfl_pl.federation.server import RoundResult, Server
 from leadfl_pl.federation.vectorised import choose_clients
-from leadfl_pl.trainer.checks import check_clients, check_methods, check_run, check_same, settings
+from leadfl_pl.trainer.checks import check_methods, check_run, check_same, settings
 from leadfl_pl.trainer.stop_on_signal import stopped_by
 
 
@@ -80,28 +80,9 @@ class FederatedLoop(_FitLoop):
         self.evaluate()
 
     def train(self, cohort: Cohort) -> list[ClientUpdate]:
-        """Trains the cohort's clients, this rank's share here, and returns all that were sent."""
-        rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        assignment = assign(self.clients.costs(cohort), world_size)
+        """What the cohort's clients send; each of this rank's is a batch of the Trainer's hooks."""
         self.epoch_loop.batch_progress.reset_on_run()
-        waves: list[int | None] = [*assignment[rank]]
-        waves += [None] * (int(self.max_batches) - len(waves))  # the same hooks on every rank
-        training = self.clients.train(cohort, assignment[rank], self.server.last_update)
-        updates: dict[int, ClientUpdate | None] = {}
-        for wave, position in enumerate(waves):
-            client_id = None if position is None else cohort.client_ids[position]
-            with self._client_hooks(ClientTask(cohort.round, position, client_id), wave):
-                if position is not None:
-                    updates[position] = next(training)
-        if world_size > 1:
-            updates = gather_updates(
-                updates, cohort, assignment, self.clients.vector, self.clients.momentum_size,
-                self.trainer.strategy,
-            )  # fmt: skip
-        check_clients(updates, cohort, self.clients.last_error)
-        sent = [u for position in range(len(updates)) if (u := updates[position]) is not None]
-        self.clients.keep_momentum(sent)
-        return sent
+        return train_cohort(self.clients, cohort, self.server.last_update, self._client_hooks)
 
     def server_step(self, updates: list[ClientUpdate], cohort: Cohort) -> None:
         """Reject, aggregate, step, counted as one step of the Trainer."""
@@ -189,7 +170,9 @@ class FederatedLoop(_FitLoop):
     # ------------------------------------------------------------------ plumbing
 
     @contextmanager
-    def _client_hooks(self, task: ClientTask, wave: int) -> Iterator[None]:
+    def _client_hooks(self, cohort: Cohort, wave: int, position: int | None) -> Iterator[None]:
+        client_id = None if position is None else cohort.client_ids[position]
+        task = ClientTask(cohort.round, position, client_id)
         trainer, progress = self.trainer, self.epoch_loop.batch_progress
         progress.is_last_batch = wave + 1 == self.max_batches
         progress.increment_ready()
