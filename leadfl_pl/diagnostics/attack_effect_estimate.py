@@ -109,7 +109,9 @@ class AttackEffectEstimate(Callback):
             self.carried = {}
         elif self.before is not None and delta is not None and self.before.any() and delta.any():
             vectors = {n: self.before.to(delta) for n in PRODUCTS}
-            vectors |= {n + SINCE: self.carried.get(n + SINCE, self.before).to(delta) for n in PRODUCTS}
+            vectors |= {
+                n + SINCE: self.carried.get(n + SINCE, self.before).to(delta) for n in PRODUCTS
+            }
             estimates, residual = self.propagate(trainer, t, vectors)
             pl_module.log("attack_effect/rule_residual", residual)
             for name, estimate in estimates.items():

@@ -52,10 +52,11 @@ def pearson(x: Tensor, y: Tensor) -> Tensor:
     """Pearson's correlation () of two vectors (d,), in float64; NaN if one is constant.
 
     >>> pearson(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([-1.0, -2.0, -4.0]))
-    tensor(-1., dtype=torch.float64)
+    tensor(-1.0000, dtype=torch.float64)
     """
     x, y = x.double() - x.double().mean(), y.double() - y.double().mean()
-    return (x @ y) / (x.norm() * y.norm())
+    correlation: Tensor = (x @ y) / (x.norm() * y.norm())
+    return correlation
 
 
 def ranks(x: Tensor) -> Tensor:
@@ -65,7 +66,8 @@ def ranks(x: Tensor) -> Tensor:
     tensor([3.0000, 1.5000, 1.5000], dtype=torch.float64)
     """
     _, place, counts = x.unique(return_inverse=True, return_counts=True)
-    return (counts.cumsum(0) - (counts - 1) / 2).double()[place]
+    means: Tensor = counts.cumsum(0) - (counts - 1) / 2.0
+    return means.double()[place]
 
 
 class DiagonalProbe(Observer):
@@ -85,6 +87,7 @@ class DiagonalProbe(Observer):
 
     def __init__(self, step: int, samples: int, rng: torch.Generator) -> None:
         self.at, self.samples, self.rng, self.step = step, samples, rng, 0
+        self.weights: list[Tensor] = []  # W of the step before
 
     def start(self, names: Sequence[str], params: list[Tensor]) -> None:
         self.names = names
@@ -96,7 +99,7 @@ class DiagonalProbe(Observer):
                 hutchinson_diagonal(grads, params, self.samples // 2, self.rng) for _ in range(2)
             ]
             self.grads = [g.detach().clone() for g in grads]
-            self.change = torch._foreach_sub(weights, self.weights)  # W_i - W_{i-1}
+            self.change = list(torch._foreach_sub(weights, self.weights))  # W_i - W_{i-1}
         elif self.step == self.at + 1:
             self.equation_3 = torch._foreach_sub([g.detach() for g in grads], self.grads)
         self.weights = weights

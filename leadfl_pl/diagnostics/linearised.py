@@ -161,7 +161,7 @@ class Propagation(Observer):
     def start(self, names: Sequence[str], params: list[Tensor]) -> None:
         self.real.start(names, wide_copies(params))
         for name, course in self.moved.items():
-            course.start(names, torch._foreach_add(wide_copies(params), self.vectors[name]))
+            course.start(names, list(torch._foreach_add(wide_copies(params), self.vectors[name])))
 
     def gradient(self, params: list[nn.Parameter], grads: list[Tensor]) -> None:
         self.curved: dict[str, list[Tensor]] = {}
@@ -174,7 +174,7 @@ class Propagation(Observer):
     def after_step(self, step: LocalStep) -> None:
         grads = wide_copies(step.grads)
         for name, course in self.moved.items():
-            course.step(step, torch._foreach_add(grads, self.curved[name]))
+            course.step(step, list(torch._foreach_add(grads, self.curved[name])))
         self.real.step(step, grads)
 
     def finish(self, generator: torch.Generator) -> None:
