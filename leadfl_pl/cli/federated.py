@@ -10,7 +10,7 @@ from pathlib import Path
 from signal import SIGINT, SIGTERM
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
@@ -70,6 +70,23 @@ class FederatedCLI(LightningCLI):
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--seed_everything", type=seed, default=0, help="of every random draw")
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--diagnostics",
+            type=Callback | list[Callback] | None,
+            default=None,
+            enable_path=True,
+            help="callbacks such as AttackEffect, in addition to those of trainer.callbacks",
+        )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Makes the Trainer with the diagnostics after its other callbacks."""
+        config = self.config_init[self.subcommand]
+        callbacks: list[Callback] = []
+        for given in (config.trainer.callbacks, config.diagnostics):
+            callbacks += given if isinstance(given, list) else [given] if given else []
+        return super().instantiate_trainer(callbacks=callbacks, **kwargs)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Looks at the checkpoint before Lightning reads settings of the model from it."""

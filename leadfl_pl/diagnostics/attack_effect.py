@@ -9,18 +9,12 @@ from sys import float_info
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from leadfl_pl.aggregators import Aggregator
 from leadfl_pl.core.errors import ConfigError
-from leadfl_pl.core.rng import isolated_rng
-from leadfl_pl.core.values import Cohort
 from leadfl_pl.core.vector import Snapshot
-from leadfl_pl.federation.client import FederatedClient
-from leadfl_pl.federation.clients import Clients
-from leadfl_pl.federation.gather import train_cohort
-from leadfl_pl.federation.server import FailedRoundsError, Server
+from leadfl_pl.diagnostics.clean_twin import CleanTwin
 from leadfl_pl.metrics import half_life
 from leadfl_pl.trainer.trainer import FederatedTrainer
 
@@ -72,9 +66,9 @@ class AttackEffect(Callback):
     - ``attack_effect/norm``: :math:`\|\delta_{t+1}\|`; exactly 0 before the first attacked round.
     - ``attack_effect/relative``: :math:`\|\delta_{t+1}\| / \|W_{t+1}^M\|`.
     - ``attack_effect/contraction``: :math:`\rho_t`, in a round without malicious clients.
-    - ``attack_effect/half_life``: rounds in which the norm halves, by the least-squares line through
-      :math:`\log_2 \|\delta\|` from the last attacked round on, see
-      :func:`~leadfl_pl.metrics.half_life`; missing where the norm does not decay.
+    - ``attack_effect/half_life``: rounds in which the norm halves, by the least-squares line
+      through :math:`\log_2 \|\delta\|` after the last attacked round and after every round since;
+      missing where the norm does not decay.
     - ``attack_effect/norm/LAYER`` and ``attack_effect/contraction/LAYER``, for each module with
       parameters of its own. The squares of the layers' norms add up to that of the whole.
 
@@ -85,7 +79,6 @@ class AttackEffect(Callback):
     Attributes:
         delta: (d,) :math:`\delta_{t+1}` in the order of
             :class:`~leadfl_pl.core.vector.ModelVector`, None before the first round has ended.
-        clean: the twin's global model, None before training starts.
 
     Raises:
         ConfigError: no FederatedTrainer; no attack to switch off; an evaluation that moves buffers;
@@ -100,141 +93,94 @@ class AttackEffect(Callback):
 
     def __init__(self) -> None:
         self.delta: Tensor | None = None
-        self.clean: Snapshot | None = None
-        self._norms: list[float] = []  # after the last attacked round and every round since
-        self._clients: Clients | None = None
-        self._server: Server | None = None
-        self._rule: Aggregator | None = None
-        self._resumed: dict[str, Any] | None = None  # until the run's clients are there
+        self._twin: CleanTwin | None = None
+        self._norms: list[float] = []  # after the last attacked round, and after each since
+        self._resumed: dict[str, Any] = {}  # what a checkpoint had, until the clients are there
 
-    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+    @property
+    def clean(self) -> Snapshot | None:
+        """The twin's global model, None before training starts."""
+        return self._twin.model if self._twin else None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
         if not isinstance(trainer, FederatedTrainer):
-            raise ConfigError(
-                f"AttackEffect needs a FederatedTrainer, got {type(trainer).__name__}"
-            )
+            kind = type(trainer).__name__
+            raise ConfigError(f"AttackEffect needs a FederatedTrainer, got a {kind}")
         if trainer.federation.attack is None:
             raise ConfigError(
-                "AttackEffect compares the run with the one without its attack: "
+                "AttackEffect compares a run with the one without its attack: "
                 "trainer.federation.attack must be set, got attack = null"
             )
-        if trainer.fit_loop.rounds_done == 0:  # else the same Trainer goes on
-            AttackEffect.__init__(self)
-            self._rule = copy.deepcopy(trainer.federation.aggregator)  # before its state is loaded
+        if trainer.fit_loop.rounds_done == 0:  # else the same Trainer fits on
+            self.delta, self._twin, self._norms, self._resumed = None, None, [], {}
+            # before the state that a checkpoint has of the run's rule is loaded into it
+            self._aggregator = copy.deepcopy(trainer.federation.aggregator)
 
-    def on_train_start(self, trainer: Any, pl_module: FederatedClient) -> None:
-        if self._server is not None:
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        if self._twin is not None:
             return
-        loop, vector = trainer.fit_loop, trainer.fit_loop.clients.vector
-        # evaluating the run by itself would move its buffers, and with them its later evaluations
-        # and, in distance_space "state", the distances of its updates
+        # A run by itself is evaluated, which would move these buffers: the twin's would be others,
+        # and with distance_space "state" its distances as well.
         if pl_module.evaluation_mode == "train" and any(True for _ in pl_module.model.buffers()):
             raise ConfigError(
-                "AttackEffect cannot follow buffers that evaluation moves: model.evaluation_mode "
-                "must be eval for a network with buffers, got evaluation_mode = train"
+                "AttackEffect needs a model whose buffers evaluation leaves alone: "
+                "model.evaluation_mode must be eval, got evaluation_mode = train"
             )
-        if loop.rounds_done and self._resumed is None:
+        if trainer.fit_loop.rounds_done and not self._resumed:
             raise ConfigError(
-                "AttackEffect must run from round 0 on: ckpt_path must be a checkpoint of a run "
-                f"with it, got ckpt_path = {trainer.ckpt_path}"
+                "AttackEffect must be there from round 0 on: ckpt_path must be a checkpoint of a "
+                f"run with it, got ckpt_path = {trainer.ckpt_path}"
             )
-        assert self._rule is not None  # since setup
-        self._clients = loop.clients.without_attack(self._rule.to(vector.device))
-        self._server = Server(self._clients.federation)
-        self.clean = vector.snapshot()
-        if self._resumed is not None:
-            self._restore(self._resumed, vector.device)
-        self._resumed = None
+        self._twin = CleanTwin(trainer.fit_loop.clients, self._aggregator)
+        if state := self._resumed:
+            device = self._twin.vector.device
+            self._twin.load_state_dict(state["twin"], device)
+            self.delta = None if state["delta"] is None else state["delta"].to(device)
+            self._norms = list(state["norms"])
+            self._resumed = {}
 
-    def on_train_epoch_end(self, trainer: Any, pl_module: FederatedClient) -> None:
-        assert self._clients is not None and self.clean is not None  # since on_train_start
-        cohort = self._clients.federation.cohort(trainer.current_epoch)
-        vector = self._clients.vector
-        attacked = vector.snapshot()
-        try:
-            vector.restore(self.clean)
-            self._run_round(cohort)
-            self.clean = vector.snapshot()
-        finally:
-            vector.restore(attacked)
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        assert self._twin is not None  # since on_train_start
+        self._twin.run_round(trainer.current_epoch)
+        vector, model = self._twin.vector, pl_module.model
         wide = torch.promote_types(vector.dtype, torch.float32)
-        model, clean = (
+        attacked, clean = (
             torch.cat([p.reshape(-1) for p in vector.trainable(theta.to(wide))])
-            for theta in (attacked.theta, self.clean.theta)
+            for theta in (vector.read(), self._twin.model.theta)
         )
-        before, self.delta = self.delta, model - clean
-        pl_module.log_dict(
-            self._measure(before, self.delta, model, any(cohort.malicious), pl_module)
-        )
-
-    def _run_round(self, cohort: Cohort) -> None:
-        """The twin's round: select, train, aggregate, on the module that has its model."""
-        clients, server = self._clients, self._server
-        assert clients is not None and server is not None
-        try:
-            with isolated_rng():
-                updates = train_cohort(clients, cohort, server.last_update)
-                root_update = clients.train_root(cohort.round)
-                server.step(updates, cohort, clients.vector, root_update)
-        except (FailedRoundsError, FloatingPointError) as error:
-            raise type(error)(f"AttackEffect's run without the attack: {error}") from error
-
-    def _measure(
-        self,
-        before: Tensor | None,
-        delta: Tensor,
-        model: Tensor,
-        attacked: bool,
-        client: FederatedClient,
-    ) -> dict[str, float]:
-        named = client.model.named_parameters(remove_duplicate=False)
+        before, self.delta = self.delta, attacked - clean
+        named = model.named_parameters(remove_duplicate=False)
         sizes = [
-            (name.rpartition(".")[0] or type(client.model).__name__, p.numel())
+            (name.rpartition(".")[0] or type(model).__name__, p.numel())
             for name, p in named
             if p.requires_grad
         ]
-        norms = layer_norms(delta, sizes)
-        whole = norms[""]
-        self._norms = [whole] if attacked else [*self._norms, whole]
-        metrics = {_name("norm", layer): norm for layer, norm in norms.items()}
-        metrics["attack_effect/relative"] = float(
-            torch.linalg.vector_norm(delta) / torch.linalg.vector_norm(model)
-        )
-        if not attacked and before is not None:
-            metrics |= {
+        norms = layer_norms(self.delta, sizes)
+        size = float(torch.linalg.vector_norm(attacked))
+        log = {_name("norm", layer): norm for layer, norm in norms.items()}
+        log["attack_effect/relative"] = norms[""] / size if size else nan
+        if any(trainer.fit_loop.result.malicious):
+            self._norms = []
+        elif before is not None:
+            log |= {
                 _name("contraction", layer): norms[layer] / norm
                 for layer, norm in layer_norms(before, sizes).items()
                 if norm
             }
+        self._norms = [*self._norms, norms[""]]
         if not isnan(rounds := fitted_half_life(self._norms)):
-            metrics["attack_effect/half_life"] = rounds
-        return metrics
-
-    # ------------------------------------------------------------------ state
+            log["attack_effect/half_life"] = rounds
+        pl_module.log_dict(log)
 
     def state_dict(self) -> dict[str, Any]:
-        if self._clients is None or self._server is None or self.clean is None:
+        if self._twin is None:
             return {}
-        return {
-            "delta": self.delta,
-            "clean": tuple(self.clean),
-            "norms": self._norms,
-            "momenta": self._clients.momenta,
-            "server": self._server.state_dict(),
-        }
+        return {"delta": self.delta, "norms": self._norms, "twin": self._twin.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._resumed = state_dict
-
-    def _restore(self, state: dict[str, Any], device: torch.device) -> None:
-        assert self._clients is not None and self._server is not None
-        theta, buffers, kept = state["clean"]
-        self.clean = Snapshot(theta.to(device), buffers.to(device), [t.to(device) for t in kept])
-        self.delta = None if state["delta"] is None else state["delta"].to(device)
-        self._norms = list(state["norms"])
-        self._clients.momenta = dict(state["momenta"])
-        self._server.load_state_dict(state["server"], device)
 
 
 def _name(kind: str, layer: str) -> str:
