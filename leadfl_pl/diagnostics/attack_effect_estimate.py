@@ -108,10 +108,8 @@ class AttackEffectEstimate(Callback):
         if any(trainer.federation.cohort(t).malicious):
             self.carried = {}
         elif self.before is not None and delta is not None and self.before.any() and delta.any():
-            vectors = {n: self.before.to(delta) for n in PRODUCTS}
-            vectors |= {
-                n + SINCE: self.carried.get(n + SINCE, self.before).to(delta) for n in PRODUCTS
-            }
+            names = [*PRODUCTS, *(name + SINCE for name in PRODUCTS)]
+            vectors = {n: self.carried.get(n, self.before).to(delta) for n in names}
             estimates, residual = self.propagate(trainer, t, vectors)
             pl_module.log("attack_effect/rule_residual", residual)
             for name, estimate in estimates.items():

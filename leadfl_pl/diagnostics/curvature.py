@@ -130,7 +130,8 @@ class Curvature(Callback):
       ``.../rank``, the correlations (Spearman's too) with :math:`H_{jj}`, and ``.../eta_h``, the
       mean of what it takes :math:`\eta H_{jj}` for;
     - ``curvature/reliability``, the Pearson correlation of the two halves of the probes: far below
-      1 the other correlations are limited by ``samples``.
+      1 the other correlations are limited by ``samples``, and so is ``near_zero``, since the noise
+      of the probes only makes entries larger. The means over all entries need few probes.
 
     Args:
         every_n_rounds: 1 measures in every round.
@@ -147,8 +148,8 @@ class Curvature(Callback):
 
     def __init__(
         self,
-        every_n_rounds: int = 1,
-        samples: int = 32,
+        every_n_rounds: int = 5,
+        samples: int = 256,
         near_zero: float = 1e-3,
         near_one: float = 0.5,
     ) -> None:

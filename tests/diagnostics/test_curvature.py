@@ -57,8 +57,8 @@ def test_the_reports_estimates_are_those_of_equations_3_and_6() -> None:
     replay(clients, 1, 3, probe)
     three, six = (torch.cat([h.flatten() for h in e]) for e in (probe.equation_3, probe.equation_6))
     assert torch.equal(three, seen.grads[4] - seen.grads[3])
-    W = seen.weights
-    torch.testing.assert_close(six, (W[3] - seen.stepped[3] + W[3] - W[2]) / 0.05)
+    w = seen.weights
+    torch.testing.assert_close(six, (w[3] - seen.stepped[3] + w[3] - w[2]) / 0.05)
     plain = seen.grads[3] - seen.grads[2]  # what it is without a regulariser
     assert (six - plain).norm() > 0.1 * plain.norm()
 
