@@ -32,6 +32,7 @@ PARTS = {
     "attacks": "--trainer.federation.attack",
     "schedules": "--trainer.federation.schedule",
     "splits": "--data.split",
+    "diagnostics": "--diagnostics",
 }
 FOR_LARGER_IMAGES = [CONFIGS / "attacks" / "dba.yaml"]  # do not fit quickstart.yaml's 8 x 8
 TINY = [
@@ -76,6 +77,7 @@ def test_the_part_replaces_one_key_of_an_experiment(part: Path) -> None:
         "attacks": federation["attack"],
         "schedules": federation["schedule"],
         "splits": saved["data"]["init_args"]["split"],
+        "diagnostics": saved["diagnostics"],
     }[part.parent.name]
     settings = yaml.safe_load(part.read_text())
     assert used["class_path"] == settings["class_path"]

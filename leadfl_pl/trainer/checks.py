@@ -92,12 +92,15 @@ def check_network(client: FederatedClient, datamodule: FederatedDataModule) -> N
 def check_monitors(trainer: Trainer, federation: Federation) -> None:
     """Raises if a callback waits for a metric that is never logged.
 
-    Classes from elsewhere may log anything, so that nothing is known where there are some.
+    Diagnostics and classes from elsewhere may log anything, so that nothing is known where there
+    are some.
     """
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     parts = [trainer.lightning_module, *callbacks]
-    if not all(type(part).__module__.startswith(("leadfl_pl.", "lightning.")) for part in parts):
-        return
+    for module in (type(part).__module__ for part in parts):
+        ours = module.startswith(("leadfl_pl.", "lightning."))
+        if not ours or module.startswith("leadfl_pl.diagnostics."):
+            return
     nothing = RoundResult((), (), (), (), (), *[torch.zeros(())] * 3)
     logged = ["epoch", "step", "val/clean_accuracy", *nothing.metrics()]
     if federation.attack is not None:

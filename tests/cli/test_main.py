@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import ROOT
 from resumed import fit
 
@@ -152,6 +153,17 @@ def test_csv_has_the_documented_names() -> None:
         "round/malicious_sampled", "round/malicious_selected", "round/update_norm",
         "train/loss", "train/regulariser", "epoch", "step",
     } <= names  # fmt: skip
+
+
+def test_diagnostics_are_added_to_the_callbacks_of_the_trainer() -> None:
+    callbacks = ["--trainer.callbacks+=RunReport", "--diagnostics+=AttackEffect",
+                 "--diagnostics+=lightning.pytorch.callbacks.DeviceStatsMonitor"]  # fmt: skip
+    assert main([*QUICKSTART, *TINY, *callbacks]) == 0
+    assert float(rows()[0]["attack_effect/norm"]) > 0
+    saved = yaml.safe_load(Path("run/logs/version_0/config.yaml").read_text())
+    names = [callback["class_path"].rpartition(".")[2] for callback in saved["diagnostics"]]
+    assert names == ["AttackEffect", "DeviceStatsMonitor"]
+    assert [c["class_path"] for c in saved["trainer"]["callbacks"]] == ["leadfl_pl.RunReport"]
 
 
 def test_last_goes_on_with_the_run_and_reports_all_of_it() -> None:

@@ -72,6 +72,10 @@ RUNS = {
     "decay timed": {"attack": fl.DecayTimed(BACKDOOR, threshold=0.1)},
     "skewed": {"split": SKEWED, "defense": fl.LeadFL()},
     "batch statistics": {"evaluation_mode": "train"},
+    "attack effect": {
+        "rule": lambda: fl.SparseFed(k=40), "momentum": 0.5, "carry_momentum": True,
+        "diagnostics": fl.AttackEffect,
+    },
 }  # fmt: skip
 
 
@@ -103,11 +107,12 @@ def run(name: str, root: Path) -> str | None:
     rule = settings.pop("rule", fl.FedAvg)()
     attack = settings.pop("attack", BACKDOOR)
     split = settings.pop("split", None)
+    diagnostics = [settings.pop("diagnostics")()] if "diagnostics" in settings else []
     client = small_client(**settings)
     report = fl.RunReport()
     saving = {"enable_checkpointing": True, "default_root_dir": str(root / name)} if part else {}
     trainer = small_trainer(
-        rule, attack, BURST, [report], int(part) if part.isdigit() else 3, federation,
+        rule, attack, BURST, [report, *diagnostics], int(part) if part.isdigit() else 3, federation,
         **world(), **saving,
     )  # fmt: skip
     data = SmallImages(batch_size=8, eval_batch_size=7, split=split)
