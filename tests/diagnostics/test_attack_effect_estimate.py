@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny import SmallImages, small_client, small_trainer, weights
 from torch import nn
 
@@ -114,12 +115,20 @@ def test_an_attacked_round_starts_the_estimate_anew() -> None:
     assert rows[6][ahead] == rows[6][since]
 
 
-def test_it_goes_on_from_a_checkpoint_with_the_same_numbers() -> None:
-    settings = {"attack": fl.PatternBackdoor(), "precision": "32-true", "rounds": 4}
-    _, whole = run(*both(), **settings)
-    run(*both(), **settings | {"rounds": 3}, root="run")
-    _, rows = run(*both(), **settings, root="run", ckpt_path="last")
-    assert NAMES[0] in rows[3]
+@pytest.mark.parametrize("ckpt_path", ["last", "evaluated/epoch=2.ckpt"])
+def test_they_go_on_from_a_checkpoint_with_the_same_numbers(ckpt_path: str) -> None:
+    def all_of_them() -> list[Callback]:
+        evaluated = ModelCheckpoint(
+            "evaluated", "{epoch}", save_top_k=-1, save_on_train_epoch_end=False
+        )
+        return [*both(), fl.Curvature(every_n_rounds=1, samples=2), evaluated]
+
+    settings = {"attack": fl.PatternBackdoor(), "precision": "32-true", "rounds": 4,
+                "federation": {"local_epochs": 3}}  # fmt: skip
+    _, whole = run(*all_of_them(), **settings, root="whole")
+    run(*all_of_them(), **settings | {"rounds": 3}, root="run")
+    _, rows = run(*all_of_them(), **settings, root="run", ckpt_path=ckpt_path)
+    assert {NAMES[0], "curvature/eta_h"} <= set(rows[2]) & set(rows[3])
     assert rows == whole
 
 

@@ -63,18 +63,15 @@ def test_the_reports_estimates_are_those_of_equations_3_and_6() -> None:
     assert (six - plain).norm() > 0.1 * plain.norm()
 
 
-def run(
-    *callbacks: fl.Curvature, client: Any = None, rounds: int = 2, root: str | None = None,
-    ckpt_path: str | None = None, **federation: Any,
-) -> Any:  # fmt: skip
-    """Final state and rows; with checkpoints under ``root`` if given."""
+def run(*callbacks: fl.Curvature, client: Any = None, rounds: int = 2, **federation: Any) -> Any:
+    """Final state and rows."""
     report = fl.RunReport()
     trainer = small_trainer(
         attack=fl.PatternBackdoor(), callbacks=[*callbacks, report], rounds=rounds,
-        federation=federation, enable_checkpointing=root is not None, default_root_dir=root,
+        federation=federation,
     )  # fmt: skip
     client = client or small_client(fl.FLWBC())
-    trainer.fit(client, datamodule=SmallImages(batch_size=8), ckpt_path=ckpt_path)
+    trainer.fit(client, datamodule=SmallImages(batch_size=8))
     return weights(client), report.rows
 
 
@@ -89,14 +86,6 @@ def test_a_run_is_the_same_to_the_bit_with_it_and_has_its_numbers() -> None:
             "curvature/reliability"} <= names  # fmt: skip
     assert not names & set(second)
     assert [{k: v for k, v in row.items() if k not in names} for row in measured_rows] == rows
-
-
-def test_it_goes_on_from_a_checkpoint_with_the_same_numbers() -> None:
-    _, whole = run(fl.Curvature(samples=2), rounds=4)
-    run(fl.Curvature(samples=2), rounds=2, root="run")
-    _, rows = run(fl.Curvature(samples=2), rounds=4, root="run", ckpt_path="last")
-    assert "curvature/eta_h" in rows[3]
-    assert rows == whole
 
 
 class Flat(torch.nn.Module):
