@@ -71,6 +71,7 @@ from leadfl_pl.data.splits import IID, Dirichlet, LabelLimited, QuantitySkew, Sh
 from leadfl_pl.defenses import (
     FLWBC,
     LDP,
+    SAM,
     ClientDefense,
     ConstantDrift,
     Contraction,
@@ -79,9 +80,15 @@ from leadfl_pl.defenses import (
     NoDefense,
     leadfl_gradient,
 )
-from leadfl_pl.diagnostics import AttackEffect, AttackEffectEstimate, Curvature
-from leadfl_pl.federation.client import FederatedClient, LeadFLClient
+from leadfl_pl.diagnostics import (
+    AttackEffect,
+    AttackEffectEstimate,
+    Curvature,
+    RecoveryCertificate,
+)
+from leadfl_pl.federation.client import FederatedClient
 from leadfl_pl.federation.config import Federation
+from leadfl_pl.federation.leadfl_client import LeadFLClient
 from leadfl_pl.federation.malicious_client import MaliciousClient
 from leadfl_pl.metrics import (
     AttackerDetection,
@@ -91,7 +98,13 @@ from leadfl_pl.metrics import (
     CleanAccuracy,
     RecoveryHalfLife,
 )
-from leadfl_pl.models import CIFAR10Net, DigitsNet, FashionMNISTNet, ResNet18
+from leadfl_pl.models import (
+    CIFAR10Net,
+    DigitsNet,
+    FashionMNISTNet,
+    ResNet18,
+    SoftmaxRegression,
+)
 from leadfl_pl.records.global_model import global_model
 from leadfl_pl.records.report import RunReport
 from leadfl_pl.schedules import (
@@ -121,6 +134,7 @@ __all__ = [
     "LDP",
     "MNIST",
     "RFA",
+    "SAM",
     "Aggregated",
     "Aggregator",
     "Attack",
@@ -189,6 +203,7 @@ __all__ = [
     "PreStep",
     "QuantitySkew",
     "RandomSchedule",
+    "RecoveryCertificate",
     "RecoveryHalfLife",
     "RejectedUpdate",
     "ReleasedBulyan",
@@ -201,6 +216,7 @@ __all__ = [
     "ServerContext",
     "ServerDecay",
     "Shards",
+    "SoftmaxRegression",
     "SparseFed",
     "Split",
     "TorchvisionData",

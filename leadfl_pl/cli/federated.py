@@ -81,10 +81,10 @@ class FederatedCLI(LightningCLI):
         )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Makes the Trainer with the diagnostics after its other callbacks."""
+        """Makes the Trainer, with the diagnostics before the callbacks that may record them."""
         config = self.config_init[self.subcommand]
         callbacks: list[Callback] = []
-        for given in (config.trainer.callbacks, config.diagnostics):
+        for given in (config.diagnostics, config.trainer.callbacks):
             callbacks += given if isinstance(given, list) else [given] if given else []
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
 

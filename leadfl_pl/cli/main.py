@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from leadfl_pl.cli import init, report, sweep
+from leadfl_pl.cli import experiment, init, report, sweep
 from leadfl_pl.cli.federated import run
 
 HELP = """usage: leadfl-pl SUBCOMMAND ..., python cli.py SUBCOMMAND ...
@@ -14,12 +14,14 @@ HELP = """usage: leadfl-pl SUBCOMMAND ..., python cli.py SUBCOMMAND ...
   validate  measures a checkpoint on the validation data
   test      measures a checkpoint on the test data
   init      writes a whole configuration to start from
+  experiment  runs an experiment of many settings and seeds, or reports it
   sweep     runs every point of a grid of settings and compares them
   report    compares runs in one table and one figure
 
 leadfl-pl SUBCOMMAND --help says more of each."""
 FIT = ("fit", "validate", "test")
 TOOLS: dict[str, Callable[[list[str]], int]] = {
+    "experiment": experiment.main,
     "init": init.main,
     "sweep": sweep.main,
     "report": report.main,

@@ -16,6 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from leadfl_pl.cli.messages import configuration_error, explain, load_class
 from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.core.rng import MAX_SEED
+from leadfl_pl.core.yaml_files import refuse_duplicates
 
 TRACEBACK_VARIABLE = "LEADFL_PL_TRACEBACK"
 MODE = "leadfl_pl"  # the name under which jsonargparse knows this parser's YAML
@@ -101,21 +102,6 @@ def load_yaml(text: str, path: str = "") -> Any:
         kind = "list" if isinstance(node, yaml.SequenceNode) else "word"
         raise ConfigError(f"config = {path} must have keys such as model, got a {kind}")
     return content
-
-
-def refuse_duplicates(node: yaml.Node) -> None:
-    """Raises :class:`yaml.YAMLError` for a key given twice, which YAML's own loader overlooks."""
-    children = [] if isinstance(node, yaml.ScalarNode) else list(node.value)
-    if isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                line = key.start_mark.line + 1
-                raise yaml.YAMLError(f"line {line}: the key {key.value} is given twice")
-            seen.add(key.value)
-        children = [value for _, value in node.value]
-    for child in children:
-        refuse_duplicates(child)
 
 
 set_loader(MODE, load_yaml, (yaml.YAMLError,))

@@ -1,56 +1,32 @@
 """A wandb sweep without a server: ``leadfl-pl sweep configs/sweeps/alpha.yaml``.
 
-Reads the YAML that ``wandb sweep`` reads, runs every point of its grid one after the other with
-the command that wandb would make, and prints one table. Points that have finished are not run
-again.
+Reads the YAML that ``wandb sweep`` reads, runs every point of its grid with the arguments that
+wandb would give, as an experiment's runs, and prints one table.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import os
-import re
-import shlex
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 
-from leadfl_pl.cli.parser import refuse_duplicates
+from leadfl_pl.cli.experiment import report_ends, resolve
+from leadfl_pl.cli.federated import run as fit
 from leadfl_pl.cli.report import comparison, make_output, shortest_endings, write_comparison
 from leadfl_pl.core.errors import ConfigError
-from leadfl_pl.records.rounds import ACCURACY, Run, read_run
+from leadfl_pl.core.yaml_files import read_mapping
+from leadfl_pl.experiments.jobs import plan, unfinished
+from leadfl_pl.experiments.run import run_jobs
+from leadfl_pl.experiments.spec import Cell
+from leadfl_pl.records.rounds import read_run
 
 Point = dict[str, Any]
 COMMAND = ["${env}", "${interpreter}", "${program}", "${args}"]
-
-
-def read_sweep(path: Path) -> dict[str, Any]:
-    """The sweep in a YAML file.
-
-    Raises:
-        ConfigError: it cannot be read, or is no mapping.
-    """
-    try:
-        text = path.read_text()
-        if (node := yaml.compose(text, yaml.SafeLoader)) is not None:
-            refuse_duplicates(node)
-        sweep = yaml.safe_load(text)
-    except OSError as error:
-        raise ConfigError(f"cannot read the sweep {path}: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{path} must be YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(sweep, dict):
-        got = "nothing" if sweep is None else type(sweep).__name__
-        raise ConfigError(f"{path} must be a mapping with method and parameters, got {got}")
-    return sweep
 
 
 def grid(sweep: dict[str, Any]) -> Iterator[Point]:
@@ -84,37 +60,25 @@ def flags(point: Point) -> list[str]:
     return [f"--{key}={value}" for key, value in point.items()]
 
 
-def command(sweep: dict[str, Any], point: Point) -> list[str]:
-    """The command line of one point: the sweep's own, its macros filled in as wandb does.
+def fixed_arguments(sweep: dict[str, Any]) -> list[str]:
+    """The arguments of ``leadfl-pl fit`` in a sweep's command, ``${args}`` in the point's place.
 
     Raises:
-        ConfigError: all points would be the same run, or there is no such program.
+        ConfigError: it is not the command of a federation, or all points would be the same run.
     """
-    parts, program = sweep.get("command") or COMMAND, sweep.get("program")
-    if not isinstance(parts, list) or "${args}" not in parts:
+    parts = sweep.get("command") or COMMAND
+    if not isinstance(parts, list) or parts.count("${args}") != 1:
         raise ConfigError(
             f"command must be a list with ${{args}} in it, else all points are one run, got {parts}"
         )
-    if "${program}" in parts and not (isinstance(program, str) and Path(program).is_file()):
-        raise ConfigError(f"program must be a file, seen from here, got {program}")
-    filled: list[str] = []
-    for part in map(str, parts):
-        if part == "${args}":
-            filled += flags(point)
-        elif part in ("${interpreter}", "python"):
-            filled.append(sys.executable)
-        elif part == "${program}":
-            filled.append(str(program))
-        elif part.startswith("${") and part != "${env}":
-            raise ConfigError(f"command must have no {part}, which is filled in by a server only")
-        elif part != "${env}":
-            filled.append(part)
-    # what is installed beside this Python is there without its folder on the PATH
-    folders = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    executable = shutil.which(filled[0], path=folders)
-    if executable is None:
-        raise ConfigError(f"command must start with a program that is there, got {filled[0]}")
-    return [executable, *filled[1:]]
+    filled = [sweep.get("program") if part == "${program}" else part for part in map(str, parts)]
+    words = [str(part) for part in filled if part not in ("${env}", "${interpreter}", "python")]
+    if len(words) < 2 or Path(words[0]).stem not in ("cli", "leadfl-pl") or words[1] != "fit":
+        raise ConfigError(f"command must run leadfl-pl fit or cli.py fit, got {filled}")
+    for word in words:
+        if word.startswith("${") and word != "${args}":
+            raise ConfigError(f"command must have no {word}, which is filled in by a server only")
+    return words[2:]
 
 
 def labels(points: Sequence[Point]) -> list[str]:
@@ -132,47 +96,16 @@ def labels(points: Sequence[Point]) -> list[str]:
     return [", ".join(text) for text in texts]
 
 
-def folder_name(label: str, point: Point) -> str:
-    """A point's folder: its label if that is safe and unambiguous, else with a hash of its flags.
-
-    >>> folder_name("a=0.4", {"a": 0.4}), folder_name("a=b/c", {"a": "b/c"})
-    ('a=0.4', 'a=b_c-8a436200')
-    """
-    label = label.replace(", ", ",")
-    safe = re.sub(r"[^\w.,=+-]+", "_", label, flags=re.ASCII)[:100]
-    if safe == label and label.count("=") == len(point):
-        return label
-    return f"{safe}-{sha256(shlex.join(flags(point)).encode()).hexdigest()[:8]}"
-
-
-def run_sweep(path: Path, output: Path, extra: list[str]) -> list[tuple[str, Run]]:
-    """Runs what has not finished yet and returns each point's label and run."""
-    sweep = read_sweep(path)
+def cells(sweep: dict[str, Any], extra: Sequence[str]) -> Iterator[Cell]:
+    """The runs of a sweep; ``extra`` arguments go to all of them."""
     points = list(grid(sweep))
-    commands = [command(sweep, point) for point in points]
-    make_output(output)
-    runs = []
-    for point, parts, label in zip(points, commands, labels(points), strict=True):
-        folder = output / folder_name(label, point)
+    fixed = fixed_arguments(sweep)
+    at = fixed.index("${args}")
+    for point, label in zip(points, labels(points), strict=True):
         # without a server there is no wandb either: the run's own CSV is read
-        parts += [f"--trainer.default_root_dir={folder}", "--trainer.logger=true", *extra]
-        if not _finished(folder, parts):
-            subprocess.run(parts, check=True)
-        runs.append((label, read_run(folder)))
-    return runs
-
-
-def _finished(folder: Path, parts: list[str]) -> bool:
-    """Whether the newest run in ``folder`` came to its end with the same arguments."""
-    try:
-        run = read_run(folder)
-        program, *arguments = shlex.split(run.provenance["command"])
-    except ValueError:
-        return False
-    if program == "python":
-        arguments = arguments[1:]  # after the script
-    ended = (run.folder / ACCURACY).is_file() and "stopped_by" not in run.provenance
-    return ended and parts[-len(arguments) :] == arguments
+        parts = [*fixed[:at], *flags(point), *fixed[at + 1 :], "--trainer.logger=true", *extra]
+        seed = resolve(["fit", *parts])["seed_everything"]
+        yield Cell({"point": label}, point, seed, parts)
 
 
 def main(args: list[str] | None = None) -> int:
@@ -180,17 +113,21 @@ def main(args: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="leadfl-pl sweep", description=__doc__)
     parser.add_argument("sweep", type=Path, help="a wandb sweep with method: grid")
     parser.add_argument("-o", "--output", type=Path, help="runs/sweeps/NAME if not given")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     arguments, extra = parser.parse_known_args(args)
     output = arguments.output or Path("runs/sweeps") / arguments.sweep.stem
     try:
-        runs = run_sweep(arguments.sweep, output, extra)
+        sweep = read_mapping(arguments.sweep, "method and parameters")
+        jobs = plan(arguments.sweep.stem, cells(sweep, extra), output, resolve)
+        make_output(output)
+        records = run_jobs(unfinished(jobs), fit, arguments.jobs)
+        if status := report_ends(records):
+            return status
+        runs = [(job.cell.labels["point"], read_run(job.folder)) for job in jobs]
         write_comparison(runs, output)
     except (ConfigError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except subprocess.CalledProcessError as error:
-        print(f"error: {shlex.join(error.cmd)} ended with {error.returncode}", file=sys.stderr)
-        return error.returncode
     Console().print(comparison(runs))
     return 0
 

@@ -86,6 +86,9 @@ class LocalStep(NamedTuple):
     ``optimizer_step`` takes one more step of the client's own optimizer on whatever ``.grad``
     then holds (the released LeadFL needs it; most defenses do not).
 
+    ``gradient_at`` gives the gradient of this step's loss, on the same batch, at other parameters.
+    It is a second pass through the network, which leaves neither gradients nor buffers behind.
+
     A method that :func:`takes_stacks` finds m clients' ``params`` and ``grads``, (m, ...) each,
     and their ``generators``; everything else is the same for all of them.
     """
@@ -101,3 +104,4 @@ class LocalStep(NamedTuple):
     generator: torch.Generator  # on the parameters' device
     generators: Sequence[torch.Generator] = ()  # m of them; empty if the step is one client's
     initial: list[Tensor] | None = None  # W_0 of the whole run, for a defense that needs_initial
+    gradient_at: Callable[[list[Tensor]], list[Tensor]] | None = None  # None: a step made by hand

@@ -8,10 +8,12 @@ from leadfl_pl.defenses.fed_prox import FedProx
 from leadfl_pl.defenses.fl_wbc import FLWBC
 from leadfl_pl.defenses.ldp import LDP
 from leadfl_pl.defenses.leadfl import LeadFL, leadfl_gradient
+from leadfl_pl.defenses.sam import SAM
 
 __all__ = [
     "FLWBC",
     "LDP",
+    "SAM",
     "ClientDefense",
     "ConstantDrift",
     "Contraction",

@@ -47,8 +47,9 @@ def check_defense(defense: ClientDefense, names: Sequence[str], params: Sequence
             sgd_step = partial(torch._foreach_add_, params, grads, alpha=-lr)
             sgd_step()
             step = LocalStep(
-                names, given, grads, lr, i, num_steps, i == 0, sgd_step, rng, initial=initial
-            )
+                names, given, grads, lr, i, num_steps, i == 0, sgd_step, rng, initial=initial,
+                gradient_at=lambda at: [torch.randn_like(p) for p in at],
+            )  # fmt: skip
             last, state = state, defense.after_step(step, state)
             if last is not None and state is None:
                 raise ConfigError(f"{name}.after_step must return the next state, got None")

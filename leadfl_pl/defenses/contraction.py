@@ -27,27 +27,22 @@ class Contraction(ClientDefense):
     the malicious clients were honest, LeadFL's analysis finds the factors :math:`I - \eta H_i`.
     Here every one of them is :math:`s\,(I - \eta H_i)`, without an estimate of H.
 
-    What is proved: for a loss that is convex and beta-smooth in W, with ``parameters="all"``, plain
-    SGD (momentum 0) with :math:`\eta \le 2/\beta`, no noise, ``FedAvg`` and ``server_lr`` 1,
+    For a loss that is convex and beta-smooth in W, with ``parameters="all"``, plain SGD with
+    :math:`\eta \le 2/\beta`, ``FedAvg`` and ``server_lr`` 1,
 
     .. math::
         \lVert\delta_{t+k}\rVert \le 2^{-k/T}\, \lVert\delta_t\rVert
 
-    over k rounds without attackers, for any data and whatever the attack before them was. A
-    gradient step on the same batch then does not expand the distance of two models
-    (Baillon-Haddad), so a local step shrinks it by s, and the mean over the clients keeps that.
-
-    What is not: networks, whose H has negative directions; ``parameters="matrices"``; rules that
-    select, whose selection may differ between the two runs; momentum. There the bound holds for
-    the linearisation at best, and the half-life is to be measured.
+    over k rounds without attackers, for any data and whatever the attack before them was. That is
+    a theorem; networks, other parameters, rules that select and momentum have none, and their
+    half-life is to be measured. Derivation: docs/contraction.md.
 
     Weights kept in bfloat16 (``precision: bf16-true``) are rounded after every step: their
     half-life is not T, and where T I is above 700 they do not shrink at all. Float32, which
     ``bf16-mixed`` keeps too, is exact enough.
 
     With ``anchor="initial"`` it is the distance from the initial model :math:`W_0` that shrinks,
-    :math:`W_{i+1} = W_0 + s\,(W_i - \eta\, g_i - W_0)`, and all of the above holds as well: both
-    runs have the same :math:`W_0`.
+    :math:`W_{i+1} = W_0 + s\,(W_i - \eta\, g_i - W_0)`, and all of the above holds as well.
 
     Args:
         half_life: T in rounds, > 0; infinity is plain SGD. To be chosen for the task: the shorter,

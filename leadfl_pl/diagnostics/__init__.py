@@ -3,5 +3,6 @@
 from leadfl_pl.diagnostics.attack_effect import AttackEffect
 from leadfl_pl.diagnostics.attack_effect_estimate import AttackEffectEstimate
 from leadfl_pl.diagnostics.curvature import Curvature
+from leadfl_pl.diagnostics.recovery_certificate import RecoveryCertificate
 
-__all__ = ["AttackEffect", "AttackEffectEstimate", "Curvature"]
+__all__ = ["AttackEffect", "AttackEffectEstimate", "Curvature", "RecoveryCertificate"]

@@ -40,7 +40,7 @@ def layer_norms(delta: Tensor, sizes: Sequence[tuple[str, int]]) -> dict[str, fl
 def fitted_half_life(norms: Sequence[float]) -> float:
     """Rounds in which the norm halves: :func:`~leadfl_pl.metrics.half_life`, for norms.
 
-    >>> fitted_half_life([8.0, 4.0, 2.0, 1.0])
+    >>> round(fitted_half_life([8.0, 4.0, 2.0, 1.0]), 6)
     1.0
 
     Args:
@@ -53,10 +53,10 @@ def fitted_half_life(norms: Sequence[float]) -> float:
 class AttackEffect(Callback):
     r"""Measures the attack effect exactly: it runs the federation without its attack beside it.
 
-    With :math:`W_t^M` the global model of the run and :math:`W_t` that of its clean twin, the run
+    With :math:`W_t` the global model of the run and :math:`W_t^M` that of its clean twin, the run
     with ``trainer.federation.attack: null``,
 
-    .. math:: \delta_t = W_t^M - W_t, \qquad \rho_t = \|\delta_{t+1}\| / \|\delta_t\|
+    .. math:: \delta_t = W_t - W_t^M, \qquad \rho_t = \|\delta_{t+1}\| / \|\delta_t\|
 
     on the trainable parameters. The twin has the run's seed, cohorts, batch orders and noise, and
     its malicious clients train as they do without an attack; the rule's state, the server's last
@@ -64,7 +64,7 @@ class AttackEffect(Callback):
     itself with as many devices and the same execution. After every round t this is logged:
 
     - ``attack_effect/norm``: :math:`\|\delta_{t+1}\|`; exactly 0 before the first attacked round.
-    - ``attack_effect/relative``: :math:`\|\delta_{t+1}\| / \|W_{t+1}^M\|`.
+    - ``attack_effect/relative``: :math:`\|\delta_{t+1}\| / \|W_{t+1}\|`.
     - ``attack_effect/contraction``: :math:`\rho_t`, in a round without malicious clients.
     - ``attack_effect/half_life``: rounds in which the norm halves, by the least-squares line
       through :math:`\log_2 \|\delta\|` after the last attacked round and after every round since;
@@ -74,7 +74,9 @@ class AttackEffect(Callback):
 
     The twin costs a second training of every cohort: n I forward and backward passes a round, one
     aggregation, and no evaluation. It sends no client through the hooks of a batch; hooks within a
-    local step (``on_after_backward``) hear of its steps as well, since they may change them.
+    local step (``on_after_backward``) hear of its steps as well, since they may change them. What
+    it logs is in ``rounds.csv`` if it comes before :class:`~leadfl_pl.RunReport`, as it does in a
+    config's ``diagnostics`` and wherever a Trainer is given no report.
 
     Attributes:
         delta: (d,) :math:`\delta_{t+1}` in the order of
@@ -85,10 +87,7 @@ class AttackEffect(Callback):
             a run that goes on from a checkpoint without the twin.
 
     References:
-        Guthmann and Tan, see :class:`~leadfl_pl.LeadFL`, section III.
-
-    Differences:
-        1. The report has :math:`\delta_t = W_t - W_t^M`, with the opposite sign.
+        Guthmann and Tan, see :class:`~leadfl_pl.LeadFL`, section II.
     """
 
     def __init__(self) -> None:

@@ -16,6 +16,7 @@ from leadfl_pl.diagnostics.linearised import (
     Propagation,
     diagonal_product,
     exact_product,
+    require_propagation,
     zero_product,
 )
 from leadfl_pl.diagnostics.replay import replay, require_replayable
@@ -63,7 +64,8 @@ class AttackEffectEstimate(Callback):
     Raises:
         ConfigError: no :class:`~leadfl_pl.diagnostics.AttackEffect` before this one among the
             Trainer's callbacks; several processes; clients that keep their momentum between rounds;
-            distances on more than parameters; a client that overrides its local step.
+            distances on more than parameters; a client that overrides its local step; a defense
+            that asks for gradients elsewhere, as ``SAM`` does.
     """
 
     def __init__(self) -> None:
@@ -96,6 +98,11 @@ class AttackEffectEstimate(Callback):
             f"{type(self).__name__} needs an AttackEffect before it among trainer.callbacks, "
             f"got {', '.join(type(c).__name__ for c in trainer.callbacks)}"
         )
+
+    def on_train_start(self, trainer: Any, pl_module: LightningModule) -> None:
+        client = trainer.fit_loop.clients.client
+        named = [(n, p) for n, p in client.model.named_parameters() if p.requires_grad]
+        require_propagation(client.defense, named)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: LightningModule) -> None:
         if trainer.current_epoch < trainer.fit_loop.rounds_done:

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.core.values import LocalStep
-from leadfl_pl.defenses import ClientDefense
-from leadfl_pl.diagnostics.replay import Observer
+from leadfl_pl.defenses import ClientDefense, check_defense
+from leadfl_pl.diagnostics.replay import Observed, Observer
 
 # H_i v: from W_i, g_i with its graph, g_{i-1} (None in the first step of a round) and v
 Product = Callable[
@@ -106,9 +107,16 @@ class _Course:
                 grads=grads,
                 optimizer_step=optimizer_step,
                 generator=copied(step.generator),
+                gradient_at=self._refuse,
                 initial=None if step.initial is None else wide_copies(step.initial),
             ),
             self.state,
+        )
+
+    def _refuse(self, params: list[Tensor]) -> list[Tensor]:
+        raise ConfigError(
+            "the attack effect is propagated with the gradients of the local steps: model.defense "
+            f"must ask for no gradient_at other parameters, got {type(self.defense).__name__}"
         )
 
     def sent(self, generator: torch.Generator) -> Tensor:
@@ -126,8 +134,8 @@ class Propagation(Observer):
     along the real :math:`W_i` and batches, where :math:`D_i` is what the client-side defense makes
     of the step's result: the gradient is linearised in v, as in the factors of equation (2), the
     defense is not. It is run on both models, with the same noise, so that any will do, whether it
-    has a derivative or not. For plain SGD the factors are :math:`I - \eta H_i`, for
-    ``Contraction`` :math:`s\,(I - \eta H_i)`.
+    has a derivative or not, but one that asks for gradients elsewhere, as ``SAM`` does. For plain
+    SGD the factors are :math:`I - \eta H_i`, for ``Contraction`` :math:`s\,(I - \eta H_i)`.
 
     Args:
         defense: of the client.
@@ -157,6 +165,7 @@ class Propagation(Observer):
         self.real = _Course(defense, momentum)
         self.moved = {name: _Course(defense, momentum) for name in vectors}
         self.last_grads: list[Tensor] | None = None
+        self.curved: dict[str, list[Tensor]] = {}  # H_i v by name
 
     def start(self, names: Sequence[str], params: list[Tensor]) -> None:
         self.real.start(names, wide_copies(params))
@@ -164,7 +173,6 @@ class Propagation(Observer):
             course.start(names, list(torch._foreach_add(wide_copies(params), self.vectors[name])))
 
     def gradient(self, params: list[nn.Parameter], grads: list[Tensor]) -> None:
-        self.curved: dict[str, list[Tensor]] = {}
         for name, course in self.moved.items():
             pairs = zip(course.params, self.real.params, grads, strict=True)
             vector = [(moved - real).to(g.dtype) for moved, real, g in pairs]
@@ -180,6 +188,17 @@ class Propagation(Observer):
     def finish(self, generator: torch.Generator) -> None:
         real = self.real.sent(generator)
         self.changes = {name: c.sent(generator) - real for name, c in self.moved.items()}
+
+
+def require_propagation(defense: ClientDefense, named: Sequence[tuple[str, Tensor]]) -> None:
+    """Raises :class:`ConfigError` if :class:`Propagation`, tried once, cannot run the defense.
+
+    Args:
+        defense: of the client.
+        named: the trainable parameters, which stay as they are.
+    """
+    tried = Observed(defense, Propagation(defense, 0.0, {}, {}))
+    check_defense(tried, [name for name, _ in named], [p for _, p in named])
 
 
 def wide_copies(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -16,7 +16,8 @@ from leadfl_pl.federation.client import Batch, FederatedClient
 from leadfl_pl.federation.client_update import client_update
 from leadfl_pl.federation.clients import Clients
 
-REPLAYED = ("forward", "training_step", "local_step", "compute_gradient", "configure_optimizers")
+REPLAYED = ("forward", "training_step", "local_step", "compute_gradient", "gradient_at",
+            "configure_optimizers")  # fmt: skip
 
 
 class Observer:
@@ -35,7 +36,7 @@ class Observer:
         """The round is over; ``generator`` is the defense's, to be copied."""
 
 
-class _Observed(ClientDefense):
+class Observed(ClientDefense):
     """A defense that tells an observer first."""
 
     def __init__(self, defense: ClientDefense, observer: Observer) -> None:
@@ -73,7 +74,7 @@ class ReplayedClient(FederatedClient):
         lr: float = 0.01,
         momentum: float = 0.0,
     ) -> None:
-        super().__init__(model, _Observed(defense, observer), lr, momentum)
+        super().__init__(model, Observed(defense, observer), lr, momentum)
         self.observer = observer
 
     def compute_gradient(self, batch: Batch, backward: Callable[[Tensor], None]) -> Tensor:
@@ -84,6 +85,15 @@ class ReplayedClient(FederatedClient):
         for p, g in zip(self._params, grads, strict=True):
             p.grad = g.detach()
         return loss.detach()
+
+    def gradient_at(
+        self, batch: Batch, backward: Callable[[Tensor], None], params: list[Tensor]
+    ) -> list[Tensor]:
+        observer, self.observer = self.observer, Observer()  # this is no gradient of a step
+        try:
+            return super().gradient_at(batch, backward, params)
+        finally:
+            self.observer = observer
 
 
 def replay(clients: Clients, t: int, client_id: int, observer: Observer) -> ClientUpdate:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -14,9 +15,8 @@ from torch import Tensor, nn
 
 from leadfl_pl.core.errors import ConfigError, require_choice, require_number
 from leadfl_pl.core.values import LocalStep
-from leadfl_pl.defenses import ClientDefense, LeadFL, NoDefense, check_update
-from leadfl_pl.defenses.base import ParameterChoice, clones
-from leadfl_pl.defenses.leadfl import Formulation, Norm
+from leadfl_pl.defenses import ClientDefense, NoDefense, check_update
+from leadfl_pl.defenses.base import clones
 from leadfl_pl.metrics import CleanAccuracy
 from leadfl_pl.records.checkpoints import check_network
 
@@ -148,7 +148,7 @@ class FederatedClient(LightningModule):
                 LocalStep(
                     names=self._names,
                     params=self._data,
-                    grads=[torch.zeros_like(p) if p.grad is None else p.grad for p in self._params],
+                    grads=self._gradients(),
                     lr=optimizer.param_groups[0]["lr"],
                     step=self._step,
                     num_steps=self._num_steps,
@@ -156,6 +156,7 @@ class FederatedClient(LightningModule):
                     optimizer_step=bare.step,
                     generator=self._generator,
                     initial=self._initial,
+                    gradient_at=partial(self.gradient_at, batch, backward),
                 ),
                 self._state,
             )
@@ -171,6 +172,26 @@ class FederatedClient(LightningModule):
         loss = F.cross_entropy(self(x), y)
         backward(loss)
         return loss.detach()
+
+    def gradient_at(
+        self, batch: Batch, backward: Callable[[Tensor], None], params: list[Tensor]
+    ) -> list[Tensor]:
+        """The gradient of the local loss at other parameters; what the pass moves is put back."""
+        moved, before = [*self._data, *self.model.buffers()], [p.grad for p in self._params]
+        kept = clones(moved)
+        torch._foreach_copy_(self._data, params)
+        for p in self._params:
+            p.grad = None
+        with torch.enable_grad():
+            self.compute_gradient(batch, backward)
+        gradients = self._gradients()
+        torch._foreach_copy_(moved, kept)
+        for p, g in zip(self._params, before, strict=True):
+            p.grad = g
+        return gradients
+
+    def _gradients(self) -> list[Tensor]:
+        return [torch.zeros_like(p) if p.grad is None else p.grad for p in self._params]
 
     def finish_round(self, delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The update (d,) to send, the mean loss () over the local steps, the regulariser ()."""
@@ -218,28 +239,3 @@ class FederatedClient(LightningModule):
 
     def on_test_model_eval(self) -> None:
         self.train(self.evaluation_mode == "train")
-
-
-class LeadFLClient(FederatedClient):
-    """An honest client that runs LeadFL, ready for one's own project.
-
-    Args:
-        model: the network; images (B, C, H, W) to logits (B, classes).
-        alpha, clip, norm, formulation, parameters: see :class:`~leadfl_pl.LeadFL`.
-        lr, momentum, evaluation_mode: see :class:`FederatedClient`.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        alpha: float = 0.4,
-        clip: float = 0.2,
-        norm: Norm = "l2",
-        formulation: Formulation = "corrected",
-        parameters: ParameterChoice = "all",
-        lr: float = 0.01,
-        momentum: float = 0.0,
-        evaluation_mode: Literal["eval", "train"] = "eval",
-    ) -> None:
-        defense = LeadFL(alpha, clip, norm, formulation, parameters)
-        super().__init__(model, defense, lr, momentum, evaluation_mode)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from leadfl_pl.core.errors import require_choice, require_number
+from leadfl_pl.core.errors import require_choice, require_number, require_numbers
 
 Norm = Literal["batch", "group"]
 RGB = tuple[float, float, float]
@@ -130,6 +130,26 @@ class DigitsNet(ImageNetwork):
             nn.Flatten(),
             nn.Linear(16 * 4 * 4, num_classes),
         )
+
+
+class SoftmaxRegression(nn.Sequential):
+    """Softmax regression on raw pixels, whose loss is convex; 650 parameters for the digits.
+
+    Args:
+        image_shape: (C, H, W), the digits' by default.
+        num_classes: length of the logits.
+
+    Raises:
+        ConfigError: a size or a number of classes below 1.
+
+    >>> SoftmaxRegression()(torch.rand(2, 1, 8, 8)).shape
+    torch.Size([2, 10])
+    """
+
+    def __init__(self, image_shape: Sequence[int] = (1, 8, 8), num_classes: int = 10) -> None:
+        require_numbers("SoftmaxRegression", "image_shape", image_shape, least=1, length=3)
+        require_number("SoftmaxRegression", "num_classes", num_classes, least=1, whole=True)
+        super().__init__(nn.Flatten(), nn.Linear(math.prod(image_shape), num_classes))
 
 
 class CIFAR10Net(ImageNetwork):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from leadfl_pl.core.values import Row
+from leadfl_pl.records.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +39,8 @@ def plot_series(ax: Axes, rows: Sequence[Row], key: str, label: str, color: str 
         ax.plot(*zip(*points, strict=True), color=color, marker=".", label=label)
 
 
-def _finish(ax: Axes, ylabel: str) -> None:
+def finish_axes(ax: Axes, ylabel: str) -> None:
+    """Rounds from left to right, percent from bottom to top."""
     from matplotlib.ticker import MaxNLocator
 
     ax.set(xlabel="round", ylabel=ylabel, ylim=(-2, 102))
@@ -45,16 +48,23 @@ def _finish(ax: Axes, ylabel: str) -> None:
     ax.grid(alpha=0.3)
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, sizes in inches."""
     from matplotlib.figure import Figure  # no pyplot: no window, no global state
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Writes the figure to ``path``, a PNG, and as SVG and PDF beside it."""
-    for suffix in (".svg", ".pdf", ".png"):
-        figure.savefig(path.with_suffix(suffix), dpi=150)
+    """Writes the figure to ``path``, a PNG, and as SVG and PDF beside it, each whole."""
+    import matplotlib as mpl
+
+    dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
+    with mpl.rc_context({"svg.hashsalt": "leadfl_pl"}):  # the same figure is the same file
+        for kind, metadata in dates.items():
+            data = io.BytesIO()
+            figure.savefig(data, format=kind, dpi=150, metadata=metadata)
+            write_whole(path.with_suffix(f".{kind}"), data.getbuffer())
 
 
 def plot_accuracies(rows: Sequence[Row], majority: float, title: str = "") -> Figure:
@@ -66,15 +76,22 @@ def plot_accuracies(rows: Sequence[Row], majority: float, title: str = "") -> Fi
         majority: rounds with more malicious clients than this are shaded: n / 2.
         title: the name of the run.
     """
-    figure = _figure(7, 3.6)
+    figure = new_figure(7, 3.6)
     ax = figure.add_subplot()
     shade_majority(ax, rows, majority)
     for key, (label, color) in SERIES.items():
         plot_series(ax, rows, key, label, color)
-    _finish(ax, "accuracy (%)")
+    finish_axes(ax, "accuracy (%)")
     ax.set_title(title, parse_math=False)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return figure
+
+
+def legend_grid(names: Sequence[str], width: float) -> tuple[int, int]:
+    """Columns and lines of a legend of ``names`` and the bursts, below a figure of that width."""
+    longest = max(map(len, names))
+    columns = max(1, min(len(names) + 1, int((width - 0.8) / (0.7 + 0.08 * longest))))  # in inches
+    return columns, -(-(len(names) + 1) // columns)
 
 
 def plot_comparison(runs: Sequence[tuple[str, Sequence[Row]]], majority: float) -> Figure:
@@ -87,16 +104,14 @@ def plot_comparison(runs: Sequence[tuple[str, Sequence[Row]]], majority: float) 
     keys = [key for key in SERIES if any(key in row for _, rows in runs for row in rows)]
     keys = keys or ["val/clean_accuracy"]
     width = 4 + 3 * len(keys)
-    longest = max(len(name) for name, _ in runs)
-    columns = max(1, min(len(runs) + 1, int((width - 0.8) / (0.7 + 0.08 * longest))))  # in inches
-    lines = -(-(len(runs) + 1) // columns)
-    figure = _figure(width, 3.6 + 0.2 * lines)
+    columns, lines = legend_grid([name for name, _ in runs], width)
+    figure = new_figure(width, 3.6 + 0.2 * lines)
     panels = figure.subplots(1, len(keys), sharey=True, squeeze=False)[0]
     for ax, key in zip(panels, keys, strict=True):
         shade_majority(ax, runs[0][1], majority)
         for name, rows in runs:
             plot_series(ax, rows, key, name, None)
-        _finish(ax, f"{SERIES[key][0]} (%)")
+        finish_axes(ax, f"{SERIES[key][0]} (%)")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
     return figure
@@ -115,8 +130,8 @@ def plot_label_shares(counts: Tensor, title: str = "") -> Figure:
     table = counts.double().cpu().numpy()
     clients, classes = table.shape
     sizes = table.sum(axis=1)
-    colors = _class_colors(classes)
-    figure = _figure(8, min(9.0, 1.6 + 0.24 * clients))
+    colors = distinct_colors(classes)
+    figure = new_figure(8, min(9.0, 1.6 + 0.24 * clients))
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=[3, 1])
 
     ends = 100 * table.cumsum(axis=1) / sizes[:, None]
@@ -152,13 +167,13 @@ def plot_label_shares(counts: Tensor, title: str = "") -> Figure:
     return figure
 
 
-def _class_colors(classes: int) -> np.ndarray:
-    """(C, 4): told apart by name up to 20, by place on a scale beyond that."""
+def distinct_colors(count: int) -> np.ndarray:
+    """(count, 4): told apart by name up to 20, by place on a scale beyond that."""
     import matplotlib as mpl
 
-    if classes <= 20:
-        return mpl.colormaps["tab10" if classes <= 10 else "tab20"](np.arange(classes))
-    return mpl.colormaps["turbo"](np.linspace(0, 1, classes))
+    if count <= 20:
+        return mpl.colormaps["tab10" if count <= 10 else "tab20"](np.arange(count))
+    return mpl.colormaps["turbo"](np.linspace(0, 1, count))
 
 
 def _class_legend(figure: Figure, ax: Axes, colors: np.ndarray) -> None:

@@ -188,7 +188,6 @@ def with_callbacks(kwargs: dict[str, Any], federation: Federation, root: Path) -
         return not any(isinstance(c, kind) for c in callbacks)
 
     callbacks.insert(0, RoundMetrics())  # the others see what it logs
-    callbacks.sort(key=lambda c: isinstance(c, RunReport))  # it sees what all others log
     bar = kwargs.get("enable_progress_bar")
     if bar in (None, True) and lacks(ProgressBar):
         callbacks.append(RoundProgressBar())

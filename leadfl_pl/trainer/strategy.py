@@ -87,7 +87,7 @@ class FederatedStrategy(DDPStrategy):
         atexit.unregister(leave_group)  # of an earlier fit
         atexit.register(leave_group)
         # What is logged of a round is equal on all ranks: there is nothing to synchronise.
-        equal = "(round/|attack_effect/|train/loss|train/regulariser|(val|test)/backdoor_accuracy)"
+        equal = "(round/|attack_effect/|certificate/|train/(loss|regulariser)|(val|test)/backdoor_)"
         message = rf".*recommended to use `self.log\('{equal}.*sync_dist=True"
         warnings.filterwarnings("ignore", message=message)
         # Lightning's gather goes through the variant that has gradients.

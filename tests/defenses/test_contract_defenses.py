@@ -73,6 +73,7 @@ DEFENSES = {
         weights_only=True, most=0.4 * 0.2,
     ),
     "FedProx": Defense(fl.FedProx, lambda: fl.FedProx(mu=0.0)),
+    "SAM": Defense(fl.SAM, lambda: fl.SAM(rho=0.0), from_first=True),
 }  # fmt: skip
 SHAPES = {"conv.weight": (2, 3, 2), "conv.bias": (2,), "head.weight": (4, 5), "head.bias": (4,)}
 Params = list[torch.Tensor]
@@ -104,10 +105,14 @@ class Client:
         def optimizer_step() -> None:
             torch._foreach_add_(self.params, grads, alpha=-self.lr)
 
+        def gradient_at(params: Params) -> Params:
+            return [g + 0.5 * (p - w) for p, w, g in zip(params, before, grads, strict=True)]
+
+        before = [p.clone() for p in self.params]
         optimizer_step()
         step = fl.LocalStep(
             list(SHAPES), self.params, grads, self.lr, self.step, 9, epoch_start or not self.step,
-            optimizer_step, self.generator, initial=self.initial,
+            optimizer_step, self.generator, initial=self.initial, gradient_at=gradient_at,
         )  # fmt: skip
         self.state = self.defense.after_step(step, self.state)
         self.step += 1
@@ -133,7 +138,7 @@ def test_every_defense_of_the_package_has_a_line() -> None:
     known = {
         c
         for c in subclasses(fl.ClientDefense)
-        if c.__module__.startswith("leadfl_pl.") and not inspect.isabstract(c)
+        if c.__module__.startswith("leadfl_pl.defenses.") and not inspect.isabstract(c)
     }
     assert known - {fl.ClientDefense} == {type(d.make()) for d in DEFENSES.values()}
 

@@ -34,7 +34,7 @@ def fit(
     """The Trainer, the client and the rows of a run, on the attack effect if it is given."""
     report = fl.RunReport()
     trainer = small_trainer(
-        rule, attack, schedule, [report, *([effect] if effect else []), *callbacks], **kwargs
+        rule, attack, schedule, [*([effect] if effect else []), report, *callbacks], **kwargs
     )
     client = client or small_client()
     trainer.fit(client, datamodule=SmallImages(batch_size=8), ckpt_path=ckpt_path)

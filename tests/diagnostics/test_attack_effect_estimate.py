@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint
 from tiny import SmallImages, small_client, small_trainer, weights
 from torch import nn
 
@@ -163,6 +163,14 @@ def test_a_client_that_overrides_its_step_is_refused() -> None:
 
     with pytest.raises(fl.ConfigError, match=r"leaves local_step\(\) as it is.*model = Mine"):
         run(*both(), client=Mine(small_client().model))
+
+
+def test_a_defense_that_asks_for_other_gradients_is_refused_before_the_first_round() -> None:
+    trained: list[int] = []
+    seen = LambdaCallback(on_train_epoch_start=lambda *_: trained.append(1))
+    with pytest.raises(fl.ConfigError, match=r"must ask for no gradient_at other .*, got SAM$"):
+        run(*both(), seen, defense=fl.SAM())
+    assert not trained
 
 
 def test_a_plain_trainer_is_refused() -> None:

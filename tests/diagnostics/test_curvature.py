@@ -14,6 +14,7 @@ from tiny import SmallImages, small_client, small_trainer, weights
 import leadfl_pl as fl
 from leadfl_pl.diagnostics.curvature import DiagonalProbe, hutchinson_diagonal, pearson, ranks
 from leadfl_pl.diagnostics.replay import Observer, replay
+from leadfl_pl.federation.client_update import client_update
 
 
 def test_hutchinson_is_the_exact_diagonal_on_average() -> None:
@@ -61,6 +62,15 @@ def test_the_reports_estimates_are_those_of_equations_3_and_6() -> None:
     torch.testing.assert_close(six, (w[3] - seen.stepped[3] + w[3] - w[2]) / 0.05)
     plain = seen.grads[3] - seen.grads[2]  # what it is without a regulariser
     assert (six - plain).norm() > 0.1 * plain.norm()
+
+
+def test_the_gradients_that_a_defense_asks_for_are_none_of_a_step() -> None:
+    client = small_client(fl.SAM(rho=0.5))
+    small_trainer(rounds=1).fit(client, datamodule=SmallImages(batch_size=8))
+    clients, seen = client.trainer.fit_loop.clients, Recorded()
+    expected = client_update(client, clients.vector, clients.task(1, 3))
+    assert torch.equal(replay(clients, 1, 3, seen).delta, expected.delta)
+    assert len(seen.grads) == len(seen.stepped) == clients.num_steps(3)
 
 
 def run(*callbacks: fl.Curvature, client: Any = None, rounds: int = 2, **federation: Any) -> Any:

@@ -9,13 +9,21 @@ import torch
 from conftest import ROOT
 from torch import nn
 
-from leadfl_pl import CIFAR10Net, ConfigError, DigitsNet, FashionMNISTNet, ResNet18
+from leadfl_pl import (
+    CIFAR10Net,
+    ConfigError,
+    DigitsNet,
+    FashionMNISTNet,
+    ResNet18,
+    SoftmaxRegression,
+)
 from leadfl_pl.cli.main import main
 from leadfl_pl.models.networks import Normalize
 
 SHAPES = {
     FashionMNISTNet: (1, 28, 28),
     DigitsNet: (1, 8, 8),
+    SoftmaxRegression: (1, 8, 8),
     CIFAR10Net: (3, 32, 32),
     ResNet18: (3, 32, 32),
 }
@@ -30,7 +38,13 @@ def build(network: type[nn.Module], **settings) -> nn.Module:
 
 @pytest.mark.parametrize(
     ("network", "parameters"),
-    [(FashionMNISTNet, 29_034), (DigitsNet, 2_730), (CIFAR10Net, 551_466), (ResNet18, 11_220_132)],
+    [
+        (FashionMNISTNet, 29_034),
+        (DigitsNet, 2_730),
+        (SoftmaxRegression, 650),
+        (CIFAR10Net, 551_466),
+        (ResNet18, 11_220_132),
+    ],
 )
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_the_number_of_parameters(network: type[nn.Module], parameters: int, norm: str) -> None:

@@ -112,7 +112,7 @@ def run(name: str, root: Path) -> str | None:
     report = fl.RunReport()
     saving = {"enable_checkpointing": True, "default_root_dir": str(root / name)} if part else {}
     trainer = small_trainer(
-        rule, attack, BURST, [report, *diagnostics], int(part) if part.isdigit() else 3, federation,
+        rule, attack, BURST, [*diagnostics, report], int(part) if part.isdigit() else 3, federation,
         **world(), **saving,
     )  # fmt: skip
     data = SmallImages(batch_size=8, eval_batch_size=7, split=split)

@@ -43,7 +43,7 @@ class OneByOne:
         return states
 
     def after_step(self, step: LocalStep, state: list[Any]) -> list[Any]:
-        """``step.optimizer_step`` takes a row here."""
+        """``step.optimizer_step`` and ``step.gradient_at`` take a row here."""
         states = []
         for i, one_state in enumerate(state):
             one = step._replace(
@@ -52,6 +52,7 @@ class OneByOne:
                 optimizer_step=lambda i=i: step.optimizer_step(i),  # type: ignore[misc,call-arg]
                 generator=step.generators[i],
                 generators=(),
+                gradient_at=lambda params, i=i: step.gradient_at(params, i),  # type: ignore[misc,call-arg]
             )
             with self.alone(self.first + i):
                 states.append(self.defense.after_step(one, one_state))
@@ -69,6 +70,26 @@ def on_stacks(defense: ClientDefense, alone: Alone, first: int) -> ClientDefense
     """The defense itself if all its methods take stacks, otherwise :class:`OneByOne`."""
     fit = fits(defense, "start", "after_step", "regulariser")
     return defense if fit else OneByOne(defense, alone, first)
+
+
+class Block:
+    """Successive rows of one kind that take equally many steps an epoch, with their defense."""
+
+    def __init__(self, start: int, stop: int, malicious: bool, length: int, limit: int) -> None:
+        self.start, self.stop, self.malicious = start, stop, malicious
+        self.length = length  # steps an epoch
+        self.limit = limit  # steps in the round
+        self.defense: ClientDefense | OneByOne = ClientDefense()
+        self.state: Any = None
+
+    def rows(self, i: int | None = None) -> slice:
+        """All of its rows, or its row i alone."""
+        first = self.start + (i or 0)
+        return slice(first, self.stop if i is None else first + 1)
+
+    def takes(self, epoch: int, j: int) -> bool:
+        """Whether there is a step j in this epoch."""
+        return j < self.length and epoch * self.length + j < self.limit
 
 
 class AttackGroup:

@@ -6,7 +6,8 @@ attack.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -105,6 +106,18 @@ class StackedModel:
                     rows = slice(done, done := done + len(piece.y))
                     solved[piece.task, piece.start] = Losses(losses[rows], [g[rows] for g in grads])
         return solved
+
+    @contextmanager
+    def moved(self, rows: slice, params: list[Tensor]) -> Iterator[None]:
+        """Some rows have other parameters for the time; their buffers are put back as well."""
+        stacks = [s[rows] for s in (*self.params, *self.buffers.values())]
+        kept = [s.clone() for s in stacks]
+        with torch.no_grad():
+            for stack, value in zip(stacks[: len(params)], params, strict=True):
+                stack.copy_(value)
+        yield
+        for stack, value in zip(stacks, kept, strict=True):
+            stack.copy_(value)
 
     def write_row(self, row: int) -> None:
         """Overwrites the network's parameters and buffers with those of one copy."""

@@ -15,7 +15,7 @@ from leadfl_pl.core.values import LocalStep
 from leadfl_pl.data import ImageSet
 from leadfl_pl.data.base import as_float
 from leadfl_pl.defenses import ClientDefense
-from leadfl_pl.federation.vectorised.groups import AttackGroup, OneByOne, attack_groups, on_stacks
+from leadfl_pl.federation.vectorised.groups import AttackGroup, Block, attack_groups, on_stacks
 from leadfl_pl.federation.vectorised.model import Losses, Piece, StackedModel, cat, sgd_, touching
 
 Pair = tuple[Tensor, Tensor]
@@ -61,21 +61,6 @@ class Share(NamedTuple):
             return tasks[0]
         losses = torch.stack([t.losses for t in tasks])
         return Losses(*self.group.combine(self.rows, losses, [t.grads for t in tasks]))
-
-
-class Block:
-    """Successive rows of one kind that take equally many steps an epoch, with their defense."""
-
-    def __init__(self, start: int, stop: int, malicious: bool, length: int, limit: int) -> None:
-        self.start, self.stop, self.malicious = start, stop, malicious
-        self.length = length  # steps an epoch
-        self.limit = limit  # steps in the round
-        self.defense: ClientDefense | OneByOne = ClientDefense()
-        self.state: Any = None
-
-    def takes(self, epoch: int, j: int) -> bool:
-        """Whether there is a step j in this epoch."""
-        return j < self.length and epoch * self.length + j < self.limit
 
 
 class VectorisedRound:
@@ -171,15 +156,22 @@ class VectorisedRound:
             index: for each row the examples (B,) of its batch.
         """
         start, stop = span[0].start, span[-1].stop
+        losses, grads = self._gradients(start, stop, index)
+        with torch.no_grad():
+            self.loss_sum[start:stop] += losses
+            self._update(slice(start, stop), grads)
+            for block in span:
+                mine = [g[block.start - start : block.stop - start] for g in grads]
+                self._defend(block, epoch, j, mine, index)
+
+    def _gradients(self, start: int, stop: int, index: dict[int, Tensor]) -> Losses:
+        """What rows start .. stop - 1 lose on their batches."""
         pieces, shares = self._pieces(start, stop, index)
         solved = self.stack.solve(pieces)
         with torch.no_grad():
             rows = [share.combine(solved) for share in shares]
-            self.loss_sum[start:stop] += cat([r.losses for r in rows])
             grads = [cat(list(parts)) for parts in zip(*(r.grads for r in rows), strict=True)]
-            self._update(slice(start, stop), grads)
-            for block in span:
-                self._defend(block, epoch, j, [g[block.start - start :] for g in grads])
+            return Losses(cat([r.losses for r in rows]), grads)
 
     def _pieces(
         self, start: int, stop: int, index: dict[int, Tensor]
@@ -206,15 +198,21 @@ class VectorisedRound:
         params, momenta = ([s[rows] for s in stack] for stack in (self.stack.params, self.momenta))
         sgd_(params, grads, momenta, self.settings.lr, self.settings.momentum)
 
-    def _defend(self, block: Block, epoch: int, j: int, grads: list[Tensor]) -> None:
-        rows, m = slice(block.start, block.stop), block.stop - block.start
-        grads = [g[:m] for g in grads]
+    def _defend(
+        self, block: Block, epoch: int, j: int, grads: list[Tensor], index: dict[int, Tensor]
+    ) -> None:
+        rows = slice(block.start, block.stop)
 
         def optimizer_step(i: int | None = None) -> None:
             """Of the whole block, or of its row i alone."""
-            first, last = (0, m) if i is None else (i, i + 1)
-            chosen = slice(block.start + first, block.start + last)
-            self._update(chosen, [g[first:last] for g in grads])
+            some = slice(None) if i is None else slice(i, i + 1)
+            self._update(block.rows(i), [g[some] for g in grads])
+
+        def gradient_at(params: list[Tensor], i: int | None = None) -> list[Tensor]:
+            some = block.rows(i)
+            with self.stack.moved(some, params), torch.enable_grad():
+                found = self._gradients(some.start, some.stop, index).grads
+            return found if i is None else [g[0] for g in found]
 
         generators = [m.noise for m in self.members[rows]]
         step = LocalStep(
@@ -229,6 +227,7 @@ class VectorisedRound:
             generator=generators[0],
             generators=generators,
             initial=self.settings.initial,
+            gradient_at=gradient_at,
         )
         block.state = block.defense.after_step(step, block.state)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from executions import Net, assert_equal, client, train
+from executions import PATTERN, Net, assert_equal, client, train
 from test_contract_defenses import DEFENSES
 from tiny import SmallImages, small_trainer
 
@@ -73,6 +73,18 @@ class Overriding(fl.LeadFL):
         state = super().after_step(step, state)
         step.params[0].mul_(0.9)
         return state
+
+
+class OneClientSAM(fl.SAM):
+    """Asks for gradients elsewhere, one client at a time."""
+
+    def after_step(self, step: fl.LocalStep, state):
+        assert not step.generators
+        return super().after_step(step, state)
+
+
+def test_a_gradient_elsewhere_is_the_clients() -> None:
+    assert_equal(defense=OneClientSAM(rho=0.5), attack=PATTERN, defended_attackers=True)
 
 
 def test_an_override_loses_the_mark_and_the_package_has_it() -> None:

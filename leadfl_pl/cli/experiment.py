@@ -1,0 +1,127 @@
+"""``leadfl-pl experiment``: runs an experiment, and reports what its runs say."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from leadfl_pl.cli import experiment_report
+from leadfl_pl.cli.federated import run as fit
+from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.experiments.jobs import FAILED, STOPPED, Job, plan, unfinished
+from leadfl_pl.experiments.run import run_jobs
+from leadfl_pl.experiments.spec import read_experiment
+
+USAGE = """usage: leadfl-pl experiment {run,report} FILE ...
+
+  run     runs what has not been run yet
+  report  writes tables, figures and one page
+
+leadfl-pl experiment run --help says more."""
+
+
+def resolve(arguments: list[str]) -> dict[str, Any]:
+    """The whole configuration that arguments of ``leadfl-pl`` stand for.
+
+    Raises:
+        ConfigError: they stand for none.
+    """
+    with redirect_stdout(io.StringIO()) as printed, redirect_stderr(io.StringIO()) as said:
+        try:
+            code: Any = fit([*arguments, "--print_config"])
+        except SystemExit as end:
+            code = end.code
+    if code:
+        raise ConfigError(said.getvalue().strip().removeprefix("error: "))
+    config: dict[str, Any] = yaml.safe_load(printed.getvalue())
+    return config
+
+
+def main(args: list[str]) -> int:
+    """Runs ``experiment run`` or ``experiment report``."""
+    if args[:1] == ["run"]:
+        return run(args[1:])
+    if args[:1] == ["report"]:
+        return experiment_report.main(args[1:])
+    helped = args[:1] in (["-h"], ["--help"])
+    print(USAGE, file=sys.stdout if helped else sys.stderr)
+    return 0 if helped else 2
+
+
+def run(args: list[str]) -> int:
+    """Runs the cells of an experiment that have not come to their end.
+
+    Returns:
+        0; 1 where a run failed; 2 for an experiment that cannot be; 130 where it was stopped.
+    """
+    parser = argparse.ArgumentParser(
+        prog="leadfl-pl experiment run",
+        description="Runs all combinations of an experiment's axes and seeds that are not finished "
+        "yet. Ctrl-C lets the running ones end after their rounds; the same command goes on.",
+    )
+    parser.add_argument("file", type=Path, help="see configs/experiments")
+    parser.add_argument("--runs", type=Path, default=Path("runs/experiments"), help="where to")
+    parser.add_argument("--jobs", type=int, default=default_jobs(), help="runs at a time")
+    parser.add_argument("--dry-run", action="store_true", help="only list them, with their time")
+    parser.add_argument("--allow-mixed", action="store_true", help="keep runs of other commits")
+    arguments = parser.parse_args(args)
+    console = Console()
+    try:
+        if arguments.jobs < 1:
+            raise ConfigError(f"--jobs must be >= 1, got {arguments.jobs}")
+        experiment = read_experiment(arguments.file)
+        folder = arguments.runs / experiment.name
+        jobs = plan(experiment.name, experiment.cells(), folder, resolve)
+        left = unfinished(jobs, arguments.allow_mixed)
+        if arguments.dry_run:
+            console.print(listing(jobs, left, arguments.jobs))
+            return 0
+        records = run_jobs(left, fit, arguments.jobs)
+    except (ConfigError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{len(jobs) - len(unfinished(jobs, True))} of {len(jobs)} runs are finished: {folder}")
+    return report_ends(records)
+
+
+def report_ends(records: Sequence[Mapping[str, Any]]) -> int:
+    """Lists the runs that failed; 1 if any did, 130 if one was stopped, 0 if all have ended."""
+    for record in records:
+        if record["status"] == FAILED:
+            name = ", ".join([*record["labels"].values(), f"seed {record['seed']}"])
+            print(f"failed: {name}: {record['error']}", file=sys.stderr)
+    states = {record["status"] for record in records}
+    return 1 if FAILED in states else 130 if STOPPED in states else 0
+
+
+def default_jobs() -> int:
+    """As many runs at a time as there are cores, one if there is an accelerator that they share."""
+    return 1 if torch.accelerator.is_available() else len(os.sched_getaffinity(0))
+
+
+def listing(jobs: list[Job], left: list[Job], at_once: int) -> Table:
+    """The jobs, how far they are, and how long what is left takes, judged by what is finished."""
+    table = Table("run", "rounds", "state", "seconds")
+    records = [job.read() for job in jobs]
+    ended = [r["seconds"] / j.rounds for j, r in zip(jobs, records, strict=True) if j not in left]
+    for job, record in zip(jobs, records, strict=True):
+        seconds = f"{record['seconds']:.0f}" if "seconds" in record else ""
+        state = record.get("status", "to run")
+        table.add_row(str(job.cell), f"{job.rounds_done()} of {job.rounds}", state, seconds)
+    table.caption = f"{len(left)} to run; how long that takes is known when one is finished"
+    if ended:
+        rounds = sum(job.rounds - job.rounds_done() for job in left)
+        minutes = sum(ended) / len(ended) * rounds / at_once / 60
+        table.caption = f"{len(left)} to run, about {minutes:.0f} minutes, {at_once} at a time"
+    return table

@@ -1,0 +1,60 @@
+"""Tables, figures and one page from the runs of an experiment: ``leadfl-pl experiment report``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from leadfl_pl.core.errors import ConfigError
+
+
+def main(args: list[str] | None = None) -> int:
+    """Writes the report of an experiment.
+
+    Returns:
+        0; 2 for an experiment without a report.
+    """
+    parser = argparse.ArgumentParser(
+        prog="leadfl-pl experiment report",
+        description="Writes table.csv, .md and .tex, runs.csv, figures and report.html: numbers "
+        "over seeds with 95 % bootstrap intervals.",
+    )
+    parser.add_argument(
+        "experiment", type=Path, help="its file, or the folder of its runs for what is there"
+    )
+    parser.add_argument("--runs", type=Path, default=Path("runs/experiments"), help="of a file")
+    parser.add_argument("-o", "--output", type=Path, help="where to; the folder of the runs")
+    parser.add_argument("--collect", action="store_true", help="copy the runs' records as well")
+    parser.add_argument("--allow-mixed", action="store_true", help="take runs of several commits")
+    parser.add_argument(
+        "--interquartile", action="store_true", help="interquartile means in place of means"
+    )
+    arguments = parser.parse_args(args)
+    from leadfl_pl.experiments.report import write_report  # pandas and scipy take a second
+    from leadfl_pl.experiments.spec import read_experiment
+
+    try:
+        experiment, folder = None, arguments.experiment
+        if not folder.is_dir():
+            experiment = read_experiment(folder)
+            folder = arguments.runs / experiment.name
+        notes = write_report(
+            folder,
+            arguments.output or folder,
+            experiment,
+            collected=arguments.collect,
+            allow_mixed=arguments.allow_mixed,
+            interquartile=arguments.interquartile,
+        )
+    except (ConfigError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for note in notes:
+        print(note, file=sys.stderr)
+    print(f"{arguments.output or folder}: report.html")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

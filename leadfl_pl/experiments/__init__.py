@@ -1,0 +1,1 @@
+"""Experiments as data: many settings times many seeds, run, and reported."""

@@ -1,0 +1,55 @@
+"""Copies of the records of runs, to be committed."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from leadfl_pl.experiments.jobs import FINISHED, RECORD, read_record
+from leadfl_pl.experiments.results import Results
+from leadfl_pl.records.files import write_whole
+from leadfl_pl.records.rounds import PROVENANCE, ROUNDS, read_run
+
+ABSOLUTE = re.compile(r"(?<![\w./~*-])/(?:[^\s/'\":,=\\]+/)+([^\s'\":,\\]*)")
+
+
+def without_places(text: str) -> str:
+    """Text in which paths below this folder are relative, and of other absolute ones the end.
+
+    >>> without_places(f"{Path.cwd()}/runs/a, /home/me/data.csv, 3/4, https://pytorch.org/docs/")
+    'runs/a, data.csv, 3/4, https://pytorch.org/docs/'
+    """
+    return ABSOLUTE.sub(r"\1", text.replace(f"{Path.cwd()}/", ""))
+
+
+def collect(results: Results, output: Path) -> None:
+    """Writes ``cell.json`` of every run and the rounds and provenance of finished ones.
+
+    They go to ``output/HASH``, without places of this machine; the command in ``run.json`` is the
+    one that repeats the run, wherever it was.
+    """
+    for digest, folder in results.folders.items():
+        if digest not in set(results.runs["hash"]):
+            continue
+        place = output / digest
+        place.mkdir(parents=True, exist_ok=True)
+        record = read_record(folder)
+        _write_json(place / RECORD, record)
+        if record["status"] == FINISHED:
+            run = read_run(folder)
+            _write_json(place / PROVENANCE, run.provenance | {"command": record["command"]})
+            write_whole(place / ROUNDS, (run.folder / ROUNDS).read_bytes())
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    write_whole(path, (json.dumps(_cleaned(content), indent=2) + "\n").encode())
+
+
+def _cleaned(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _cleaned(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_cleaned(part) for part in value]
+    return without_places(value) if isinstance(value, str) else value

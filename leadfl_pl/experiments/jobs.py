@@ -1,0 +1,137 @@
+"""The jobs of an experiment: each is one run, in a folder of its own, with a record beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.experiments.spec import Cell
+from leadfl_pl.records.files import write_whole
+from leadfl_pl.records.folders import LOGS, VERSION
+from leadfl_pl.records.provenance import commit
+from leadfl_pl.records.rounds import ROUNDS
+
+Resolve = Callable[[list[str]], dict[str, Any]]  # arguments of fit -> the whole configuration
+RECORD = "cell.json"
+FINISHED, FAILED, STOPPED, RUNNING = "finished", "failed", "stopped", "running"
+WHERE = (  # keys under trainer that say where a run takes place and what it leaves
+    "default_root_dir",
+    "devices",
+    "num_nodes",
+    "strategy",
+    "logger",
+    "enable_progress_bar",
+    "enable_model_summary",
+    "enable_checkpointing",
+)
+
+
+class Job(NamedTuple):
+    """A run of an experiment, and where it is to be."""
+
+    folder: Path
+    cell: Cell
+    arguments: list[str]  # of ``leadfl-pl``
+    rounds: int
+    record: dict[str, Any]  # that goes to ``cell.json``, with what becomes of the run
+
+    def read(self) -> dict[str, Any]:
+        """What ``cell.json`` says, empty if there is none."""
+        return read_record(self.folder)
+
+    def write(self, **outcome: Any) -> dict[str, Any]:
+        """Writes ``cell.json``, whole or not at all, and returns what it says."""
+        record = self.record | outcome
+        write_whole(self.folder / RECORD, (json.dumps(record, indent=2) + "\n").encode())
+        return record
+
+    def rounds_done(self) -> int:
+        """How many rounds the run has had so far."""
+        counts = [0]
+        for path in (self.folder / LOGS).glob(f"{VERSION}*/{ROUNDS}"):
+            counts.append(path.read_bytes().count(b"\n") - 1)
+        return max(counts)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The ``cell.json`` in a folder, empty if there is none."""
+    try:
+        record: dict[str, Any] = json.loads((folder / RECORD).read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder / RECORD} must be JSON, got {error}") from error
+    return record
+
+
+def plan(name: str, cells: Iterable[Cell], folder: Path, resolve: Resolve) -> list[Job]:
+    """The jobs of all cells, each in a folder named by the hash of its resolved configuration.
+
+    Args:
+        name: of the experiment.
+        cells: its runs.
+        folder: theirs are in it.
+        resolve: the whole configuration that arguments stand for.
+
+    Raises:
+        ConfigError: a key that is none, a value that cannot be, or two cells of one configuration.
+    """
+    jobs: dict[str, Job] = {}
+    resolved: dict[tuple[str, ...], dict[str, Any]] = {}  # the seeds of a combination share it
+    now = commit()
+    for cell in cells:
+        if (key := tuple(cell.arguments)) not in resolved:
+            try:
+                resolved[key] = resolve(cell.fit)
+            except ConfigError as error:
+                raise ConfigError(f"{name}, {cell}: {error}") from error
+        digest = config_hash(resolved[key], cell.seed)
+        if digest in jobs:
+            raise ConfigError(
+                f"{name} must have cells of different configurations, "
+                f"got the same for {jobs[digest].cell} and {cell}"
+            )
+        record = {
+            "experiment": name,
+            "labels": cell.labels,
+            "settings": cell.settings,
+            "seed": cell.seed,
+            "hash": digest,
+            "commit": now,
+            "command": cell.command,
+        }
+        place = [f"--trainer.default_root_dir={folder / digest}", "--ckpt_path=last"]
+        rounds = int(resolved[key]["trainer"]["max_epochs"])
+        jobs[digest] = Job(folder / digest, cell, [*cell.fit, *place], rounds, record)
+    return list(jobs.values())
+
+
+def config_hash(config: dict[str, Any], seed: int) -> str:
+    """Twelve hexadecimal digits for a configuration, the same wherever it is run."""
+    trainer = {k: v for k, v in config["trainer"].items() if k not in WHERE}
+    parts = {k: config.get(k) for k in ("model", "data", "diagnostics")}
+    text = json.dumps({"trainer": trainer, "seed": seed, **parts}, sort_keys=True)
+    return sha256(text.encode()).hexdigest()[:12]
+
+
+def unfinished(jobs: Sequence[Job], allow_mixed: bool = False) -> list[Job]:
+    """Those of the jobs that have not come to their end.
+
+    Raises:
+        ConfigError: some were run by another commit, and that is not allowed.
+    """
+    records = [job.read() for job in jobs]
+    now = commit()
+    others = {r["commit"] for r in records if r and r["commit"] != now}
+    if others and not allow_mixed:
+        some = ", ".join(sorted(str(other) for other in others))
+        raise ConfigError(
+            f"{jobs[0].folder.parent} must have runs of commit {now} only, got runs of {some}: "
+            "remove them, or take both with --allow-mixed"
+        )
+    pairs = zip(jobs, records, strict=True)
+    return [job for job, record in pairs if record.get("status") != FINISHED]

@@ -1,0 +1,151 @@
+"""The results of an experiment: a table of its runs, and one of their rounds."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from math import nan
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.experiments.jobs import FAILED, FINISHED, RECORD, read_record
+from leadfl_pl.experiments.spec import Experiment
+from leadfl_pl.records.rounds import read_run, summary
+
+KEYS = ("experiment", "labels", "settings", "seed", "hash", "status", "command", "commit")
+DIVERGED, MISSING = "diverged", "missing"  # beside the states that a run's record has
+COSTS = {"seconds a round": "seconds_per_round", "peak memory": "peak_memory_mb"}
+NUMBERS = (
+    "main accuracy",
+    "backdoor average",
+    "backdoor final",
+    "backdoor lifespan",
+    "recovery half-life",
+    "attackers selected",
+    *COSTS,
+)
+ACCURACIES = {"main accuracy": "val/clean_accuracy", "backdoor accuracy": "val/backdoor_accuracy"}
+Record = dict[str, Any]  # what ``cell.json`` says
+
+
+class Results(NamedTuple):
+    """An experiment's runs as tables."""
+
+    name: str
+    axes: list[str]
+    runs: pd.DataFrame  # a row each: axes, seed, status, error, hash, commit, command, numbers
+    rounds: pd.DataFrame  # of finished runs, a row each: axes, seed, round, ACCURACIES, burst
+    folders: dict[str, Path]  # by hash
+    notes: list[str]  # what a reader of the numbers must know
+
+
+def read_results(
+    folder: Path, experiment: Experiment | None = None, allow_mixed: bool = False
+) -> Results:
+    """Reads the runs in the folders under ``folder``.
+
+    Args:
+        folder: of one experiment, with a folder for each run.
+        experiment: says which runs there should be, and their order; all that there are if None.
+        allow_mixed: take runs of several commits.
+
+    Raises:
+        ConfigError: there are no runs, a record is damaged, two runs are of the same cell, or
+            runs are of several commits and that is not allowed.
+    """
+    folders = {path.parent.name: path.parent for path in sorted(folder.glob(f"*/{RECORD}"))}
+    records = [_checked(path, read_record(path)) for path in folders.values()]
+    if not records:
+        raise ConfigError(f"{folder} must have folders of runs with {RECORD} in them, got none")
+    folders = {r["hash"]: path for r, path in zip(records, folders.values(), strict=True)}
+    notes = []
+    if experiment is None:
+        records.sort(key=lambda r: [*map(_natural, r["labels"].values()), r["seed"]])
+    else:
+        records, others = _planned(records, experiment)
+        if others:
+            hashes = ", ".join(record["hash"] for record in others)
+            notes.append(f"not shown, as no cell of {experiment.name} has their command: {hashes}")
+    _refuse_twice(folder, records)
+    notes += _commits(folder, records, allow_mixed)
+    runs, rounds = [], []
+    for record in records:
+        labels = record["labels"] or {"experiment": record["experiment"]}
+        row = labels | {key: record.get(key) for key in ("seed", "status", "error")}
+        if record["status"] == FAILED and str(record["error"]).startswith("FloatingPointError"):
+            row["status"] = DIVERGED
+        if row["status"] == FINISHED:
+            run = read_run(folders[record["hash"]])
+            row |= summary(run.rows, run.majority)
+            row |= {name: record.get(key) for name, key in COSTS.items()}
+            for values in run.rows:
+                accuracies = {name: values.get(key, nan) for name, key in ACCURACIES.items()}
+                burst = values["round/malicious_sampled"] > run.majority
+                at = {"seed": record["seed"], "round": int(values["round"])}
+                rounds.append(labels | at | accuracies | {"burst": burst})
+        runs.append(row | {key: record.get(key) for key in ("hash", "commit", "command")})
+    table = pd.DataFrame(runs)
+    table = table.astype({name: float for name in COSTS if name in table})
+    name = records[0]["experiment"]
+    return Results(name, list(labels), table, pd.DataFrame(rounds), folders, notes)
+
+
+def _checked(folder: Path, record: Record) -> Record:
+    if not isinstance(record, dict) or (missing := [key for key in KEYS if key not in record]):
+        got = f"no {', '.join(missing)}" if isinstance(record, dict) else type(record).__name__
+        raise ConfigError(f"{folder / RECORD} must have {', '.join(KEYS)}, got {got}")
+    return record
+
+
+def _natural(label: str) -> list[tuple[float, str]]:
+    """Sorts "alpha=10" after "alpha=2"."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", label)
+    return [(float(p), "") if i % 2 else (-1.0, p) for i, p in enumerate(parts)]
+
+
+def _refuse_twice(folder: Path, records: Sequence[Record]) -> None:
+    seen: dict[tuple[Any, ...], Record] = {}
+    for record in records:
+        if list(record["labels"]) != list(records[0]["labels"]):
+            raise ConfigError(
+                f"{folder} must have runs of the same axes, got {', '.join(record['labels'])} "
+                f"for {record['hash']} and {', '.join(records[0]['labels'])} for the others"
+            )
+        first = seen.setdefault((*record["labels"].values(), record["seed"]), record)
+        if first is not record:
+            name = ", ".join([*record["labels"].values(), f"seed {record['seed']}"])
+            raise ConfigError(
+                f"{folder} must have one run of {name}, got {first['hash']} and {record['hash']}"
+            )
+
+
+def _planned(
+    records: Sequence[Record], experiment: Experiment
+) -> tuple[list[Record], list[Record]]:
+    """The records of an experiment's cells, with stand-ins for those missing, and the others."""
+    by_command: dict[str, list[Record]] = {}
+    for record in records:
+        by_command.setdefault(record["command"], []).append(record)
+    planned = []
+    for cell in experiment.cells():
+        place = {"experiment": experiment.name, "labels": cell.labels, "seed": cell.seed}
+        for record in by_command.pop(cell.command, [{"status": MISSING}]):
+            planned.append(record | place | {"command": cell.command})
+    return planned, [record for left in by_command.values() for record in left]
+
+
+def _commits(folder: Path, records: Sequence[Record], allow_mixed: bool) -> list[str]:
+    counts = Counter(str(r["commit"]) for r in records if r["status"] != MISSING)
+    if len(counts) <= 1:
+        return []
+    got = ", ".join(f"{commit} ({count})" for commit, count in sorted(counts.items()))
+    if allow_mixed:
+        return [f"runs of several commits: {got}"]
+    raise ConfigError(
+        f"{folder} must have runs of one commit, got {got}: run those of one again, "
+        "or take all with --allow-mixed"
+    )

@@ -1,0 +1,192 @@
+"""Runs the jobs of an experiment, several at a time, and loses nothing that has been run."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from joblib import Parallel, delayed, parallel_config
+
+from leadfl_pl.experiments.jobs import FAILED, FINISHED, RUNNING, STOPPED, Job
+from leadfl_pl.experiments.progress import Display
+
+Fit = Callable[[list[str]], int]  # arguments of ``leadfl-pl`` -> its exit status
+OUTPUT = "output.txt"
+INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+
+
+def run_jobs(jobs: Sequence[Job], fit: Fit, at_once: int) -> list[dict[str, Any]]:
+    """Runs the jobs, several of them in processes of their own, and returns their records.
+
+    Ctrl-C and SIGTERM let the running ones end after their rounds and start no other; Ctrl-C again
+    ends them at once.
+
+    Args:
+        jobs: that have not come to their end.
+        fit: runs ``leadfl-pl`` with arguments, in this process.
+        at_once: how many at a time; one runs in this process.
+    """
+    running: dict[Path, Job] = {}
+    records: list[dict[str, Any]] = []
+    signals: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signals.append(number)
+        for job in list(running.values()):
+            send(job, number)
+
+    def waiting() -> Iterator[Any]:
+        for job in jobs:
+            if signals or any(record["status"] == STOPPED for record in records):
+                return
+            running[job.folder] = job
+            yield delayed(run_job)(job, fit, apart=at_once > 1)
+
+    by_hash = {job.record["hash"]: job for job in jobs}
+    with Display(jobs, running) as display, ExitStack() as stack:
+        if at_once > 1:  # alone, the run itself sees the signal
+            stack.enter_context(handlers(stop))
+            stack.enter_context(parallel_config(backend="loky", inner_max_num_threads=1))
+        parallel = Parallel(
+            n_jobs=at_once, batch_size=1, pre_dispatch="n_jobs", return_as="generator_unordered"
+        )
+        for record in parallel(waiting()):
+            job = by_hash[record["hash"]]
+            del running[job.folder]
+            records.append(record)
+            display.ended(job, record)
+    return records
+
+
+@contextmanager
+def handlers(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Handles Ctrl-C and SIGTERM with ``handler``."""
+    before = {n: signal.signal(n, handler) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
+
+def send(job: Job, number: int) -> None:
+    """Sends a signal to the process of a running job."""
+    record = job.read()
+    if record.get("status") == RUNNING:
+        try:
+            os.kill(record["pid"], number)
+        except ProcessLookupError:
+            return
+
+
+def run_job(job: Job, fit: Fit, apart: bool = False) -> dict[str, Any]:
+    """Runs a job in this process and returns its record.
+
+    What it prints goes to ``output.txt`` in its folder.
+
+    Args:
+        job: what to run.
+        fit: runs ``leadfl-pl`` with arguments, in this process.
+        apart: this process is for that alone. It ends the run after its round when the process
+            that started it is gone.
+    """
+    job.folder.mkdir(parents=True, exist_ok=True)
+    if apart:
+        separate()
+    with (job.folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a run whose parent was killed goes on to its round's end
+        before = job.read().get("seconds", 0.0)
+        started = time.monotonic()
+        job.write(status=RUNNING, pid=os.getpid(), seconds=before)
+        reset_peak_memory()
+        with output_to(job.folder / OUTPUT):
+            status, error = attempt(job, fit)
+        seconds = before + time.monotonic() - started
+        return job.write(
+            status=status,
+            error=error,
+            seconds=round(seconds, 2),
+            seconds_per_round=round(seconds / max(1, job.rounds_done()), 3),
+            peak_memory_mb=peak_memory_mb(),
+        )
+
+
+def separate() -> None:
+    """Takes this process out of the reach of the terminal's Ctrl-C, and ties it to its parent."""
+    if os.getpgrp() == os.getpid():
+        return
+    os.setpgrp()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def attempt(job: Job, fit: Fit) -> tuple[str, str | None]:
+    """What becomes of the run, and the error if one ended it."""
+    sys.argv = ["leadfl-pl", *job.arguments]  # what the run's own record says
+    try:
+        code: Any = fit(job.arguments)
+    except SystemExit as end:
+        code = end.code
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
+    except Exception as error:
+        traceback.print_exc()
+        return FAILED, f"{type(error).__name__}: {error}"
+    if not code:
+        return FINISHED, None
+    if code in INTERRUPTED:
+        return STOPPED, None
+    sys.stderr.flush()
+    said = re.findall(r"^error: (.*)$", (job.folder / OUTPUT).read_text(), re.MULTILINE)
+    return FAILED, said[-1] if said else f"ended with status {code}"
+
+
+@contextmanager
+def output_to(path: Path) -> Iterator[None]:
+    """Appends all that this process prints to a file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with path.open("ab") as file:
+        saved = {stream: os.dup(stream) for stream in (1, 2)}
+        for stream in saved:
+            os.dup2(file.fileno(), stream)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for stream, copy in saved.items():
+                os.dup2(copy, stream)
+                os.close(copy)
+
+
+def reset_peak_memory() -> None:
+    """Starts the peak of this process's memory anew, where the system is Linux."""
+    counters = Path("/proc/self/clear_refs")
+    if counters.exists():
+        counters.write_text("5")
+
+
+def peak_memory_mb() -> float | None:
+    """The most memory that this process has held since, in MB; None where nobody knows."""
+    status = Path("/proc/self/status")
+    peak = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
+    return round(int(peak[1]) / 1000, 1) if peak else None

@@ -1,0 +1,119 @@
+"""Experiments at work: the digits of the commands, nothing run twice, nothing lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from leadfl_pl.cli.experiment import main
+from leadfl_pl.cli.federated import run as fit
+from leadfl_pl.experiments.jobs import read_record
+from leadfl_pl.records.rounds import read_run
+
+COMMAND = [sys.executable, str(ROOT / "cli.py"), "experiment", "run", "small.yaml", "--jobs", "2"]
+
+
+def experiment(rounds: int, *entries: dict, local_epochs: int = 1) -> None:
+    content = {
+        "base": str(ROOT / "configs/quickstart.yaml"),
+        "set": {"trainer.max_epochs": rounds, "trainer.federation.local_epochs": local_epochs},
+        "axes": {"defense": list(entries)},
+        "seeds": [0, 1],
+    }
+    Path("small.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+def records() -> dict[str, dict]:
+    folders = Path("runs/experiments/small").iterdir()
+    found = [read_record(folder) | {"folder": folder} for folder in folders]
+    return {f"{r['labels']['defense']} {r['seed']}": r for r in found if "labels" in r}
+
+
+def rows(record: dict) -> list[dict[str, float]]:
+    return read_run(record["folder"]).rows
+
+
+NONE, LDP = {"label": "none", "model.defense": "NoDefense"}, {"model.defense": "LDP"}
+DIVERGES = {"label": "too fast", "model.lr": 1e25}
+
+
+def test_runs_have_the_digits_of_their_commands_and_failures_are_not_fatal(capfd) -> None:
+    experiment(2, NONE, DIVERGES)
+    assert main(["run", "small.yaml", "--jobs", "2"]) == 1
+    out, err = capfd.readouterr()
+    assert "2 of 4 runs are finished" in out
+    assert err.count("failed: too fast, seed") == 2
+    seen = records()
+    assert {name: r["status"] for name, r in seen.items()} == {
+        "none 0": "finished", "none 1": "finished",
+        "too fast 0": "failed", "too fast 1": "failed",
+    }  # fmt: skip
+    assert seen["too fast 0"]["error"]
+    assert seen["none 1"]["seconds_per_round"] > 0
+    assert seen["none 1"]["peak_memory_mb"] > 100
+    command = shlex.split(seen["none 1"]["command"])
+    assert fit([*command[1:], "--trainer.default_root_dir=alone"]) == 0
+    assert rows(seen["none 1"]) == read_run(Path("alone")).rows
+
+
+def test_finished_runs_are_kept_and_those_of_another_commit_refused(capfd) -> None:
+    experiment(1, NONE)
+    assert main(["run", "small.yaml", "--jobs", "1"]) == 0
+    before = {name: r["folder"].stat().st_mtime_ns for name, r in records().items()}
+    experiment(1, NONE, LDP)
+    assert main(["run", "small.yaml", "--jobs", "1", "--dry-run"]) == 0
+    assert "2 to run, about" in capfd.readouterr().out
+    assert main(["run", "small.yaml", "--jobs", "1"]) == 0
+    after = {name: r["folder"].stat().st_mtime_ns for name, r in records().items()}
+    assert before.items() <= after.items()
+    assert len(after) == 4
+    record = records()["none 0"]
+    file = record.pop("folder") / "cell.json"
+    file.write_text(json.dumps(record | {"commit": "0ld"}))
+    assert main(["run", "small.yaml"]) == 2
+    assert "must have runs of commit" in (said := capfd.readouterr().err)
+    assert "got runs of 0ld: remove them, or take both with --allow-mixed" in said
+    assert main(["run", "small.yaml", "--allow-mixed"]) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_run_that_is_interrupted_goes_on_to_the_same_digits(number) -> None:
+    experiment(40, NONE)
+    process = subprocess.Popen(COMMAND, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    begun = time.monotonic()
+    while not any(Path("runs").glob("experiments/small/*/checkpoints/*/last.ckpt")):
+        assert time.monotonic() - begun < 120
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.wait(60) == (-number if number == signal.SIGKILL else 130)
+    if number == signal.SIGINT:
+        assert {r["status"] for r in records().values()} <= {"stopped", "finished"}
+    done = {name: r["folder"] for name, r in records().items() if r["status"] != "finished"}
+    assert done
+    assert main(["run", "small.yaml", "--jobs", "1"]) == 0
+    seen = records()
+    assert {r["status"] for r in seen.values()} == {"finished"}
+    for name in done:
+        command = shlex.split(seen[name]["command"])
+        assert fit([*command[1:], f"--trainer.default_root_dir={name}"]) == 0
+        assert rows(seen[name]) == read_run(Path(name)).rows
+        assert [row["round"] for row in rows(seen[name])] == list(range(40))
+
+
+def test_what_no_run_can_be_is_one_sentence(capsys) -> None:
+    experiment(1, NONE)
+    assert main(["run", "small.yaml", "--jobs", "0"]) == 2
+    assert capsys.readouterr().err == "error: --jobs must be >= 1, got 0\n"
+    assert main(["run", "none.yaml"]) == 2
+    assert capsys.readouterr().err.startswith("error: cannot read none.yaml: ")
+    assert main(["walk", "small.yaml"]) == 2
