@@ -81,7 +81,12 @@ from leadfl_pl.defenses import (
     NoDefense,
     leadfl_gradient,
 )
-from leadfl_pl.diagnostics import AttackEffect, RecoveryCertificate
+from leadfl_pl.diagnostics import (
+    AttackEffect,
+    AttackEffectEstimate,
+    Curvature,
+    RecoveryCertificate,
+)
 from leadfl_pl.federation.client import FederatedClient
 from leadfl_pl.federation.config import Federation
 from leadfl_pl.federation.leadfl_client import LeadFLClient
@@ -135,6 +140,7 @@ __all__ = [
     "Aggregator",
     "Attack",
     "AttackEffect",
+    "AttackEffectEstimate",
     "AttackWrapper",
     "AttackerDetection",
     "AttackerView",
@@ -154,6 +160,7 @@ __all__ = [
     "ConfigError",
     "ConstantDrift",
     "Contraction",
+    "Curvature",
     "DataPoisoning",
     "DecayTimed",
     "Digits",

@@ -80,10 +80,13 @@ def test_the_part_replaces_one_key_of_an_experiment(part: Path) -> None:
         "diagnostics": saved["diagnostics"],
     }[part.parent.name]
     settings = yaml.safe_load(part.read_text())
-    assert used["class_path"] == settings["class_path"]
-    for key, value in settings.get("init_args", {}).items():
-        if not isinstance(value, (str, list)):  # a class or a file: by its own name in the run
-            assert used["init_args"][key] == value
+    if not isinstance(settings, list):  # diagnostics may be several
+        used, settings = [used], [settings]
+    for one, expected in zip(used, settings, strict=True):
+        assert one["class_path"] == expected["class_path"]
+        for key, value in expected.get("init_args", {}).items():
+            if not isinstance(value, (str, list)):  # a class or a file: by its own name in the run
+                assert one["init_args"][key] == value
 
 
 @pytest.mark.parametrize(

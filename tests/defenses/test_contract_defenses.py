@@ -138,7 +138,7 @@ def test_every_defense_of_the_package_has_a_line() -> None:
     known = {
         c
         for c in subclasses(fl.ClientDefense)
-        if c.__module__.startswith("leadfl_pl.") and not inspect.isabstract(c)
+        if c.__module__.startswith("leadfl_pl.defenses.") and not inspect.isabstract(c)
     }
     assert known - {fl.ClientDefense} == {type(d.make()) for d in DEFENSES.values()}
 
