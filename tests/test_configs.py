@@ -119,5 +119,7 @@ def test_every_config_is_of_a_tested_kind() -> None:
 def test_every_config_lists_only_classes_of_the_package() -> None:
     for path in CONFIGS.rglob("*.yaml"):
         for line in path.read_text().splitlines():
-            if "class_path:" in line and path != CONFIGS / "data" / "torchvision.yaml":
+            if "class_path: torchvision.datasets." in line and path.parent.name == "data":
+                continue
+            if "class_path:" in line:
                 assert line.split("class_path:")[1].strip().startswith("leadfl_pl."), path
