@@ -131,9 +131,10 @@ def separate() -> None:
     parent = os.getppid()
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while True:  # the first ends a run after its round, one after that the process
             time.sleep(0.5)
-        os.kill(os.getpid(), signal.SIGTERM)
+            if os.getppid() != parent:
+                os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
 

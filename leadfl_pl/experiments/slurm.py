@@ -40,7 +40,8 @@ def submit_jobs(
         executor.update_parameters(**settings)
     except (RuntimeError, NameError, TypeError, ValueError) as error:
         text = " ".join(f"{key}={value}" for key, value in parameters.items())
-        raise ConfigError(f"--slurm must be parameters of submitit, got {text}: {error}") from error
+        said = " ".join(str(error).split())
+        raise ConfigError(f"--slurm must be parameters of submitit, got {text}: {said}") from error
     submitted = executor.map_array(partial(run_job, fit=fit), jobs)
     by_id = {task.job_id: job for task, job in zip(submitted, jobs, strict=True)}
     running = {job.folder: job for job in jobs}
@@ -49,8 +50,8 @@ def submit_jobs(
         try:
             for task in submitit.helpers.as_completed(submitted):
                 job = by_id[task.job_id]
-                error = task.exception()  # of the process: that of the run is in its record
-                record = job.read() if error is None else job.write(status=FAILED, error=str(error))
+                lost = task.exception()  # of the process: that of the run is in its record
+                record = job.write(status=FAILED, error=str(lost)) if lost else job.read()
                 del running[job.folder]
                 records.append(record)
                 display.ended(job, record)

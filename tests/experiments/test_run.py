@@ -98,6 +98,7 @@ def test_a_run_that_is_interrupted_goes_on_to_the_same_digits(number) -> None:
     assert process.wait(60) == (-number if number == signal.SIGKILL else 130)
     if number == signal.SIGINT:
         assert {r["status"] for r in records().values()} <= {"stopped", "finished"}
+    workers = [r["pid"] for r in records().values() if r["status"] == "running"]
     done = {name: r["folder"] for name, r in records().items() if r["status"] != "finished"}
     assert done
     assert main(["run", "small.yaml", "--jobs", "1"]) == 0
@@ -108,6 +109,9 @@ def test_a_run_that_is_interrupted_goes_on_to_the_same_digits(number) -> None:
     assert fit([*command[1:], "--trainer.default_root_dir=alone"]) == 0
     assert rows(seen[name]) == read_run(Path("alone")).rows
     assert [row["round"] for row in rows(seen[name])] == list(range(15))
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):  # they saw that they are orphans
+        assert time.monotonic() - begun < 120
+        time.sleep(0.5)
 
 
 def test_what_no_run_can_be_is_one_sentence(capsys) -> None:
