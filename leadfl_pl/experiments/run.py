@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import re
 import signal
@@ -109,6 +110,7 @@ def run_job(job: Job, fit: Fit, apart: bool = False) -> dict[str, Any]:
         before = job.read().get("seconds", 0.0)
         started = time.monotonic()
         job.write(status=RUNNING, pid=os.getpid(), seconds=before)
+        gc.collect()  # of the run before, whose memory would count for this one
         reset_peak_memory()
         with output_to(job.folder / OUTPUT):
             status, error = attempt(job, fit)
