@@ -76,8 +76,9 @@ def mathml(node: nodes.Element, display: str) -> str:
     if display == "block":
         formula = re.sub(r"(\\(?:sum|prod|min|max))(?=[_^])", r"\1\\limits", formula)
         if r"\\" in formula and r"\begin" not in formula:
-            formula = rf"\begin{{aligned}}{formula}\end{{aligned}}"
-    text = convert(formula, display=display)
+            formula = rf"\begin{{align*}}{formula}\end{{align*}}"
+    text = convert(formula.replace("{aligned}", "{align*}"), display=display)
+    text = text.replace("<mo>&#x02016;", '<mo stretchy="false">&#x02016;')  # norms in one height
     if "\\" in text:
         logging.getLogger(__name__).warning("a command is not known in %s", formula, location=node)
     return text
