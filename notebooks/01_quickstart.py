@@ -196,5 +196,5 @@ print(run.provenance["processor"], "with", run.provenance["vector_instructions"]
 # ```
 #
 # `init` writes the quickstart with all its settings. A new attack, rule, schedule or split is one
-# class as well. The README lists those that there are; CONTRIBUTING says how to add one to the
-# package.
+# class as well. docs/catalogue.md lists those that there are; CONTRIBUTING says how to add one to
+# the package.

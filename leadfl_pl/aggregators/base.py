@@ -19,8 +19,8 @@ from leadfl_pl.core.values import ServerContext
 class Aggregated(NamedTuple):
     """The result of a rule."""
 
-    delta: Tensor  # (d,)
-    selected: Tensor  # (m,) int64, the rows that it used, each once
+    delta: Tensor  #: (d,)
+    selected: Tensor  #: (m,) int64, the rows that it used, each once
 
 
 class Aggregator(nn.Module):
@@ -35,7 +35,7 @@ class Aggregator(nn.Module):
     depends on d starts empty and takes the shape of what a checkpoint holds.
     """
 
-    root_size = 0  # examples that the server trains on by itself in every round
+    root_size = 0  #: examples that the server trains on by itself in every round
 
     def check(self, n: int) -> None:
         """Raises :class:`ConfigError` if the rule cannot work on ``n`` updates."""

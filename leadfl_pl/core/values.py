@@ -30,18 +30,18 @@ def takes_stacks(method: Method) -> Method:
 class Population(NamedTuple):
     """Who there is to draw from: all that a schedule may know besides the round."""
 
-    num_clients: int  # K
+    num_clients: int  #: K
     num_malicious: int
-    clients_per_round: int  # n
+    clients_per_round: int  #: n
     seed: int
 
 
 class Cohort(NamedTuple):
     """The clients of one round, in the order in which their updates are stacked."""
 
-    round: int  # t
-    client_ids: tuple[int, ...]  # n ids in 0 .. K - 1
-    malicious: tuple[bool, ...]  # ground truth: for attacks and for metrics, never for a rule
+    round: int  #: t
+    client_ids: tuple[int, ...]  #: n ids in 0 .. K - 1
+    malicious: tuple[bool, ...]  #: the truth, for attacks and for metrics, never for a rule
 
     def mask(self, updates: Sequence[ClientUpdate]) -> list[bool]:
         """Which of the updates are of malicious clients."""
@@ -53,31 +53,31 @@ class ClientUpdate(NamedTuple):
     """What one client sends to the server after its local steps."""
 
     client_id: int
-    delta: Tensor  # (d,) theta_c - theta_t
-    buffers: Tensor  # (b,) floating-point buffers after training
+    delta: Tensor  #: (d,) theta_c - theta_t
+    buffers: Tensor  #: (b,) floating-point buffers after training
     num_examples: int
-    loss: Tensor  # () mean training loss over the local steps
-    regulariser: Tensor  # () the defense's penalty at the last local step, 0 without one
-    momentum: Tensor | None = None  # (m,) the optimizer's, where a client keeps it between rounds
+    loss: Tensor  #: () mean training loss over the local steps
+    regulariser: Tensor  #: () the defense's penalty at the last local step, 0 without one
+    momentum: Tensor | None = None  #: (m,) the optimizer's, where a client keeps it between rounds
 
 
 class ServerContext(NamedTuple):
     """What the server itself brings to a round's aggregation."""
 
-    generator: torch.Generator | None = None  # on the updates' device; None: torch's global one
-    root_update: Tensor | None = None  # (d,) from the server's own root data set
-    model: Tensor | None = None  # (d,) theta_t, in a federation always given
+    generator: torch.Generator | None = None  #: on the updates' device; torch's global one if None
+    root_update: Tensor | None = None  #: (d,) from the server's own root data set
+    model: Tensor | None = None  #: (d,) theta_t, in a federation always given
 
 
 class AttackerView(NamedTuple):
     """What a malicious client knows when its local training starts."""
 
-    round: int  # t
-    attacker: int  # which of the population's malicious clients it is: 0 .. num_malicious - 1
-    model: nn.Module  # with the global weights
-    images: Tensor  # (N, C, H, W) its own data
-    labels: Tensor  # (N,)
-    last_update: list[Tensor] | None  # theta_t - theta_{t-1} by trainable parameter; None at t = 0
+    round: int  #: t
+    attacker: int  #: its place among the malicious clients, from 0 to num_malicious - 1
+    model: nn.Module  #: with the global weights
+    images: Tensor  #: (N, C, H, W) its own data
+    labels: Tensor  #: (N,)
+    last_update: list[Tensor] | None  #: theta_t - theta_{t-1} by trainable parameter; None at t = 0
 
 
 class LocalStep(NamedTuple):
@@ -94,14 +94,14 @@ class LocalStep(NamedTuple):
     """
 
     names: Sequence[str]
-    params: list[Tensor]  # W~_{i+1}; a defense changes them in place
-    grads: list[Tensor]  # g_i; overwritten by the next backward pass: keep a clone
+    params: list[Tensor]  #: W~_{i+1}; a defense changes them in place
+    grads: list[Tensor]  #: g_i; the next backward pass overwrites it, so keep a clone
     lr: float
-    step: int  # i, from 0 in every round
-    num_steps: int  # I, how many local steps this client takes in this round
-    epoch_start: bool  # the first batch of a local epoch
+    step: int  #: i, from 0 in every round
+    num_steps: int  #: I, how many local steps this client takes in this round
+    epoch_start: bool  #: the first batch of a local epoch
     optimizer_step: Callable[[], object]
-    generator: torch.Generator  # on the parameters' device
-    generators: Sequence[torch.Generator] = ()  # m of them; empty if the step is one client's
-    initial: list[Tensor] | None = None  # W_0 of the whole run, for a defense that needs_initial
-    gradient_at: Callable[[list[Tensor]], list[Tensor]] | None = None  # None: a step made by hand
+    generator: torch.Generator  #: on the parameters' device
+    generators: Sequence[torch.Generator] = ()  #: m of them; empty if the step is one client's
+    initial: list[Tensor] | None = None  #: W_0 of the whole run, for a defense that needs_initial
+    gradient_at: Callable[[list[Tensor]], list[Tensor]] | None = None  #: None in a handmade step

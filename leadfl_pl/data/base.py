@@ -25,8 +25,8 @@ from leadfl_pl.data.splits import IID, Split, check_split
 class ImageSet(NamedTuple):
     """A data set in memory."""
 
-    images: Tensor  # (N, C, H, W), uint8 in 0 .. 255 or float
-    labels: Tensor  # (N,) int64
+    images: Tensor  #: (N, C, H, W), uint8 in 0 .. 255 or float
+    labels: Tensor  #: (N,) int64
 
     def take(self, index: Tensor, device: torch.device | str = "cpu") -> ImageSet:
         """The examples at ``index``, as floats on ``device``."""
@@ -105,7 +105,7 @@ class FederatedDataModule(LightningDataModule, ABC):
         ConfigError: a batch size below 1; from ``setup``, see :func:`check_sets`.
     """
 
-    image_shape: tuple[int, int, int]  # (C, H, W)
+    image_shape: tuple[int, int, int]  #: (C, H, W)
     num_classes: int
 
     def __init__(
@@ -132,13 +132,13 @@ class FederatedDataModule(LightningDataModule, ABC):
 
     @property
     def train_set(self) -> ImageSet:
-        """The training set, after :meth:`setup`."""
+        """The training set, after ``setup()``."""
         assert self._sets is not None, "call setup() first"
         return self._sets[0]
 
     @property
     def test_set(self) -> ImageSet:
-        """The test set, after :meth:`setup`."""
+        """The test set, after ``setup()``."""
         assert self._sets is not None, "call setup() first"
         return self._sets[1]
 

@@ -26,7 +26,7 @@ class ClientDefense:
     at once, otherwise client by client.
     """
 
-    needs_initial = False  # the run's first global model, in every LocalStep
+    needs_initial = False  #: the run's first global model, in every LocalStep
 
     @takes_stacks
     def start(self, names: Sequence[str], params: list[Tensor]) -> Any:

@@ -41,7 +41,7 @@ class AttackEffectEstimate(Callback):
     over the clients c that the rule used, each along its real local steps
     (:class:`~leadfl_pl.diagnostics.linearised.Propagation`, which says what the defense's
     :math:`D_i` is). The weights w are those with which the rule's step was made of their updates
-    and of the global model, :math:`\sum_c w_c u_c + w_\theta W_t`, by least squares: 1 / |C_t| and
+    and of the global model, :math:`\sum_c w_c u_c + w_\theta W_t`, by least squares: 1 / n and
     0 for a mean, as in equation (2); N_c / N for FedAvg, times ``server_lr``; below 0 for
     :math:`w_\theta` where the server decays the model.
 
@@ -62,7 +62,7 @@ class AttackEffectEstimate(Callback):
     cost about ten plain ones (``FashionMNISTNet``, CPU).
 
     Raises:
-        ConfigError: no :class:`~leadfl_pl.diagnostics.AttackEffect` before this one among the
+        ConfigError: no :class:`~leadfl_pl.AttackEffect` before this one among the
             Trainer's callbacks; several processes; clients that keep their momentum between rounds;
             distances on more than parameters; a client that overrides its local step; a defense
             that asks for gradients elsewhere, as ``SAM`` does.

@@ -16,8 +16,8 @@ from leadfl_pl.metrics.after_bursts import AfterBursts, after_bursts
 class Lifespan(NamedTuple):
     """Of the backdoor that one burst left."""
 
-    rounds: int  # from the last round of the burst
-    censored: bool  # it lived at least as long: it was still there when last evaluated
+    rounds: int  #: from the last round of the burst
+    censored: bool  #: it lived at least as long, and was still there when last evaluated
 
 
 def lifespans(
@@ -81,9 +81,9 @@ def restricted_mean(lives: Sequence[Lifespan]) -> float:
 class MeanLifespan(NamedTuple):
     """What :class:`BackdoorLifespan` computes."""
 
-    rounds: Tensor  # () restricted mean; NaN without a burst
-    bursts: Tensor  # () that have ended
-    censored: Tensor  # () of the bursts
+    rounds: Tensor  #: () restricted mean; NaN without a burst
+    bursts: Tensor  #: () that have ended
+    censored: Tensor  #: () of the bursts
 
 
 class BackdoorLifespan(AfterBursts):
