@@ -76,5 +76,9 @@ def pages() -> dict[str, str]:
         parts = [title(package), f".. automodule:: leadfl_pl.{package}\n"]
         written[package] = "\n".join([*parts, *map(directive, of_package)])
     index = [title("API"), "Everything that ``import leadfl_pl`` gives, by package.\n"]
-    index += [*map(directive, constants), ".. toctree::\n", *(f"   {name}" for name in written)]
+    index += [
+        *map(directive, constants),
+        ".. toctree::\n   :maxdepth: 2\n",
+        *(f"   {name}" for name in written),
+    ]
     return written | {"index": "\n".join(index) + "\n"}

@@ -107,7 +107,7 @@ def minimise(products: Tensor, shares: Tensor, nu: float) -> Tensor:
 
 
 class RFA(Aggregator):
-    r"""RFA: the geometric median :math:`\mathrm{argmin}_z \sum_c \alpha_c \lVert\delta_c-z\rVert`.
+    r"""RFA: the geometric median :math:`\mathrm{argmin}_z \sum_c\alpha_c\lVert\delta_c - z\rVert`.
 
     The weights :math:`\alpha_c` are the clients' shares of the examples. All the updates take part
     in it, far ones with a small weight.
