@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from threading import get_ident
+from threading import RLock, get_ident
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from leadfl_pl.core.values import LocalStep
 from leadfl_pl.defenses import ClientDefense, check_update
 
 MOD = "client_defense_mod"
+TURN = RLock()  # torch's table of hooks must not change while another thread goes through it
 
 
 class ObservedStep(LocalStep):
@@ -73,16 +74,17 @@ class LocalSteps:
 
     @contextmanager
     def followed(self) -> Iterator[None]:
-        """Within it, the steps are followed; at its end their number is checked."""
-        hooks = [
-            register_optimizer_step_pre_hook(self.before_step),
-            register_optimizer_step_post_hook(self.after_step),
-        ]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
+        """Within it, the steps are followed; clients in other threads wait for its end."""
+        with TURN:
+            hooks = [
+                register_optimizer_step_pre_hook(self.before_step),
+                register_optimizer_step_post_hook(self.after_step),
+            ]
+            try:
+                yield
+            finally:
+                for hook in hooks:
+                    hook.remove()
 
     def before_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
         if self.in_defense or get_ident() != self.thread:

@@ -34,10 +34,8 @@ GLOBAL = network().state_dict()
 
 def batches(client: int) -> list[tuple[Tensor, Tensor]]:
     rng = torch.Generator().manual_seed(client)
-    shape = (STEPS, 10, 4)
-    return list(
-        zip(torch.randn(shape, generator=rng), torch.arange(10 * STEPS).view(STEPS, 10) % 3)
-    )
+    classes = torch.arange(10) % 3
+    return [(torch.randn(10, 4, generator=rng), classes) for _ in range(STEPS)]
 
 
 def plain_loop(model: nn.Module, client: int, **optimizer: float) -> None:
@@ -164,11 +162,21 @@ def test_finish_changes_the_parameters_that_are_sent_and_nothing_else() -> None:
     assert list(sent) == list(start)
 
 
-def test_clients_in_several_threads_do_not_see_each_others_steps() -> None:
+def test_clients_in_several_threads_take_turns() -> None:
     client_app = app(plain_loop, client_defense_mod(fl.LDP(), num_steps=STEPS))
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda c: trained(client_app, c), range(4)))
     assert all(same(state, by_hand(fl.LDP(), c)) for c, state in enumerate(together))
+
+
+def test_a_step_in_another_thread_is_not_the_clients() -> None:
+    def loop(model: nn.Module, client: int) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(plain_loop, network(), 0).result()
+        plain_loop(model, client)
+
+    defense = fl.Contraction(half_life=1.0)
+    assert same(trained(app(loop, client_defense_mod(defense, STEPS))), by_hand(defense))
 
 
 def test_names_come_from_the_optimizer_where_it_has_them() -> None:
