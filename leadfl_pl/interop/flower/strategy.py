@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from math import isfinite
 from typing import Any
 
@@ -20,6 +21,7 @@ from leadfl_pl.core.rng import MAX_SEED
 from leadfl_pl.interop.states import Reply, aggregate_states, require_rule_for_states
 
 OWNER = "RobustStrategy"
+MOST_CLIENTS = 10_000  # that a rule may need in a round
 
 
 class RobustStrategy(FedAvg):
@@ -37,12 +39,12 @@ class RobustStrategy(FedAvg):
         aggregator: any rule that needs no training on the server. What it remembers between
             rounds, it keeps; ``aggregator.state_dict()`` has it.
         seed: of the rule's noise, which is a function of the round too.
-        settings: of ``flwr.serverapp.strategy.FedAvg``.
+        settings: of ``flwr.serverapp.strategy.FedAvg``; ``min_train_nodes``, for which a round
+            waits, is raised to what the rule needs.
 
     Raises:
         ConfigError: here, if ``aggregator`` is no rule, or needs training on the server; before
-            training, if there are no arrays, or fewer clients in a round than the rule needs;
-            after the first round, if all clients failed in it.
+            training, if there are no arrays; after the first round, if all clients failed in it.
 
     >>> from leadfl_pl import MultiKrum
     >>> strategy = RobustStrategy(MultiKrum(f=1), fraction_train=0.1, min_train_nodes=10)
@@ -58,6 +60,8 @@ class RobustStrategy(FedAvg):
         require_rule_for_states(f"{OWNER}: aggregator", aggregator)
         require_number(OWNER, "seed", seed, least=0, most=MAX_SEED, whole=True)
         super().__init__(**settings)
+        if self.min_train_nodes:  # else no training at all
+            self.min_train_nodes = max(self.min_train_nodes, fewest_clients(aggregator))
         self.aggregator = aggregator
         self.seed = seed
         self.model: dict[str, Tensor] = {}  # of the round
@@ -69,10 +73,7 @@ class RobustStrategy(FedAvg):
         if not arrays:
             raise ConfigError(f"{OWNER}: initial_arrays must hold the model's arrays, got none")
         self.model = arrays.to_torch_state_dict()
-        messages = list(super().configure_train(server_round, arrays, config, grid))
-        if messages:
-            self.aggregator.check(len(messages))
-        return messages
+        return super().configure_train(server_round, arrays, config, grid)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -106,6 +107,21 @@ class RobustStrategy(FedAvg):
         answers, _ = self._check_and_log_replies(replies, is_train=False, validate=False)
         sound = comparable([message.content for message in answers], self.weighted_by_key)
         return self.evaluate_metrics_aggr_fn(sound, self.weighted_by_key) if sound else None
+
+
+def fewest_clients(rule: Aggregator) -> int:
+    """The smallest number of updates that a rule can work on.
+
+    >>> from leadfl_pl import Krum
+    >>> fewest_clients(Krum(f=2))
+    7
+    """
+    for n in range(1, MOST_CLIENTS):
+        with suppress(ConfigError):
+            rule.check(n)
+            return n
+    rule.check(MOST_CLIENTS)
+    return MOST_CLIENTS
 
 
 def read_reply(content: RecordDict, weight_key: str) -> tuple[Reply, str | None]:

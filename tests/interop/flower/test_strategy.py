@@ -194,12 +194,10 @@ def test_what_is_no_rule_is_refused_in_one_sentence(rule: object, sentence: str)
         RobustStrategy(rule)
 
 
-def test_too_few_clients_for_the_rule_are_refused_before_training() -> None:
-    def never(message: Message) -> Message:
-        raise AssertionError("trained")
-
-    with pytest.raises(fl.ConfigError, match=r"Krum needs n >= 2f .* got n = 4"):
-        training_only(fl.Krum(f=1)).start(Nodes([never] * 4), ArrayRecord(MODEL), num_rounds=1)
+def test_a_round_waits_for_as_many_clients_as_the_rule_needs() -> None:
+    assert RobustStrategy(fl.Krum(f=1)).min_train_nodes == 5
+    assert RobustStrategy(fl.Krum(f=1), min_train_nodes=8).min_train_nodes == 8
+    assert RobustStrategy(fl.Krum(f=1), fraction_train=0.0).min_train_nodes == 0
 
 
 def test_no_arrays_are_refused_in_one_sentence() -> None:
