@@ -56,6 +56,8 @@ class RobustStrategy(FedAvg):
            of examples, makes the model of ``FedAvg`` and ``FedMedian`` NaN or ends the run.
     """
 
+    min_train_nodes: int
+
     def __init__(self, aggregator: Aggregator, seed: int = 0, **settings: Any) -> None:
         require_rule_for_states(f"{OWNER}: aggregator", aggregator)
         require_number(OWNER, "seed", seed, least=0, most=MAX_SEED, whole=True)
@@ -73,7 +75,7 @@ class RobustStrategy(FedAvg):
         if not arrays:
             raise ConfigError(f"{OWNER}: initial_arrays must hold the model's arrays, got none")
         self.model = arrays.to_torch_state_dict()
-        return super().configure_train(server_round, arrays, config, grid)
+        return list(super().configure_train(server_round, arrays, config, grid))
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
