@@ -139,6 +139,27 @@ class FedAvg(Aggregator):
         return weights / weights.sum() @ updates
 
 
+def require_rule(key: str, rule: object) -> None:
+    """Raises :class:`ConfigError` unless ``rule`` is of a class that can be a rule.
+
+    >>> require_rule("aggregator", "Krum")
+    Traceback (most recent call last):
+    leadfl_pl.core.errors.ConfigError: aggregator must be an Aggregator such as FedAvg(), got str
+    """
+    if not isinstance(rule, Aggregator):
+        raise ConfigError(f"{key} must be an Aggregator such as FedAvg(), got {summarise(rule)}")
+    cls = type(rule)
+    if cls.combine is Aggregator.combine and cls.aggregate is Aggregator.aggregate:
+        raise ConfigError(f"{key} must define combine() or aggregate(), got {cls.__name__}")
+    if "_modules" not in vars(rule):
+        raise ConfigError(f"{cls.__name__}.__init__ must call super().__init__() first")
+    if cls.forward is not Aggregator.forward:
+        raise ConfigError(
+            f"{cls.__name__} must define select() and combine(), which a "
+            "federation calls, instead of forward()"
+        )
+
+
 def check_aggregated(rule: Aggregator, result: object, n: int, d: int) -> Aggregated:
     """``result`` of the rule for updates (n, d), whose entries need not be finite.
 

@@ -36,7 +36,7 @@ def well_formed(updates: Sequence[ClientUpdate], round: int, d: int, b: int) -> 
         )
         if update.client_id in {u.client_id for u in kept}:
             fault = fault or "it is the second one of this client"
-        if _is_sound(f"client {update.client_id} in round {round}", fault):
+        if is_sound(f"client {update.client_id} in round {round}", fault):
             kept.append(update)
     return kept
 
@@ -44,7 +44,7 @@ def well_formed(updates: Sequence[ClientUpdate], round: int, d: int, b: int) -> 
 def reject(updates: Tensor, weights: Tensor, names: Sequence[str]) -> list[int]:
     """The rows of (n, d) that are well-formed; warns of every other one by its name."""
     rows = zip(updates, weights.tolist(), names, strict=True)
-    return [i for i, (u, count, name) in enumerate(rows) if _is_sound(name, fault_of(u, count))]
+    return [i for i, (u, count, name) in enumerate(rows) if is_sound(name, fault_of(u, count))]
 
 
 def fault_of(vector: Tensor, num_examples: float) -> str | None:
@@ -73,7 +73,7 @@ def _shape_fault(name: str, vector: Tensor, length: int) -> str | None:
     return None
 
 
-def _is_sound(name: str, fault: str | None) -> bool:
+def is_sound(name: str, fault: str | None) -> bool:
     """Whether an update has no fault; else a warning says whose is left out, and why."""
     if fault is not None:
         message = f"the update of {name} is rejected: {fault}"
@@ -100,7 +100,7 @@ def stack_states(
     """
     clients = [
         client for client, state in states.items()
-        if _is_sound(f"client {client}", _state_fault(state, like))
+        if is_sound(f"client {client}", _state_fault(state, like))
     ]  # fmt: skip
     rows = [torch.cat([states[c][key].detach().reshape(-1) for key in like]) for c in clients]
     d = sum(t.numel() for t in like.values())

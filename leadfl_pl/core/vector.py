@@ -73,7 +73,7 @@ class ModelVector:
 
     def write(self, vector: Tensor) -> None:
         """Overwrites the measured entries with ``vector``, shape (d,). Counters are truncated."""
-        _unflatten(vector, self.measured)
+        unflatten(vector, self.measured)
 
     def trainable(self, vector: Tensor) -> list[Tensor]:
         """The parts of ``vector``, shape (d,), that belong to trainable parameters, in order."""
@@ -87,7 +87,7 @@ class ModelVector:
 
     def write_buffers(self, vector: Tensor) -> None:
         """Overwrites the averaged, unmeasured entries with ``vector``, shape (b,)."""
-        _unflatten(vector, self.averaged)
+        unflatten(vector, self.averaged)
 
     def snapshot(self) -> Snapshot:
         """A copy of all of the module's state."""
@@ -105,7 +105,8 @@ class ModelVector:
         return torch.cat([empty, *(t.reshape(-1).to(self.dtype) for t in tensors)])
 
 
-def _unflatten(vector: Tensor, tensors: list[Tensor]) -> None:
+def unflatten(vector: Tensor, tensors: list[Tensor]) -> None:
+    """Overwrites tensors, one after the other, with the entries of ``vector``."""
     if vector.numel() != (d := sum(t.numel() for t in tensors)):
         raise ValueError(f"expected a vector of {d} entries, got {vector.numel()}")
     parts = vector.split([t.numel() for t in tensors]) if tensors else ()

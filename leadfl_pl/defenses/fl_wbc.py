@@ -71,7 +71,7 @@ class FLWBC(LaplaceDefense):
     @takes_stacks
     def after_step(self, step: LocalStep, state: FLWBCState) -> FLWBCState:
         grads = pick(step.grads, state.where)
-        forget = step.epoch_start and self.formulation == "released"
+        forget = self.formulation == "released" and step.epoch_start
         if state.grads is not None and not forget:
             params = pick(step.params, state.where)
             noise = laplace_noise(params, self.scale, step.generator, step.generators)

@@ -7,6 +7,7 @@ import os
 from typing import Literal
 
 from leadfl_pl.aggregators import Aggregator
+from leadfl_pl.aggregators.base import require_rule
 from leadfl_pl.attacks import Attack
 from leadfl_pl.core.errors import (
     LARGEST,
@@ -104,21 +105,10 @@ class Federation:
         if self.attack is not None:
             require_override(f"{PATH}.attack", self.attack, Attack)
         require_override(f"{PATH}.schedule", self.schedule, Schedule)
-        rule = type(self.aggregator)
-        if rule.combine is Aggregator.combine and rule.aggregate is Aggregator.aggregate:
-            raise ConfigError(
-                f"{PATH}.aggregator must define combine() or aggregate(), got {rule.__name__}"
-            )
-        if "_modules" not in vars(self.aggregator):
-            raise ConfigError(f"{rule.__name__}.__init__ must call super().__init__() first")
-        if rule.forward is not Aggregator.forward:
-            raise ConfigError(
-                f"{rule.__name__} must define select() and combine(), which a "
-                "federation calls, instead of forward()"
-            )
+        require_rule(f"{PATH}.aggregator", self.aggregator)
         with errors_of(f"{type(self.schedule).__name__}.check"):
             self.schedule.check(self.population)
-        with errors_of(f"{rule.__name__}.check"):
+        with errors_of(f"{type(self.aggregator).__name__}.check"):
             self.aggregator.check(n)
         self.cohort(0)
 

@@ -1,0 +1,1 @@
+"""Defenses and rules inside other frameworks. Each needs its framework installed."""

@@ -1,0 +1,173 @@
+"""A defense that follows a training loop through the hooks of torch's optimizers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import RLock, get_ident
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import LBFGS, Optimizer
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+
+from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.values import LocalStep
+from leadfl_pl.defenses import ClientDefense, check_update
+
+MOD = "client_defense_mod"
+TURN = RLock()  # torch's table of hooks must not change while another thread goes through it
+
+
+class ObservedStep(LocalStep):
+    """A local step as an optimizer's hooks show it; what they do not show raises when asked for."""
+
+    @property
+    def num_steps(self) -> int:
+        if (given := super().num_steps) is None:
+            raise ConfigError(
+                f"{MOD}.num_steps must be the number of local steps that a client takes in a "
+                "round, or a function of message and context that gives it, for a defense that "
+                "asks for it, got num_steps = None"
+            )
+        return given
+
+    @property
+    def epoch_start(self) -> bool:
+        if self.step == 0:
+            return True
+        raise ConfigError(
+            f"{MOD}.defense must not ask where local epochs start, as released formulations do: "
+            "the hooks of an optimizer do not tell"
+        )
+
+
+class LocalSteps:
+    """Calls a defense after every step that an optimizer takes in this thread.
+
+    Args:
+        defense: any that does not need the initial model of the run.
+        shapes: of the model's parameters, by name, in the order of the model.
+        num_steps: I, how many steps there will be; None: not known.
+        noise_seed: of the defense's noise.
+    """
+
+    def __init__(
+        self,
+        defense: ClientDefense,
+        shapes: dict[str, torch.Size],
+        num_steps: int | None,
+        noise_seed: int,
+    ) -> None:
+        self.defense = defense
+        self.shapes = shapes
+        self.num_steps = num_steps
+        self.noise_seed = noise_seed
+        self.thread = get_ident()
+        self.taken = 0  # steps
+        self.params: list[Tensor] = []  # with their gradients
+        self.in_defense = False
+
+    @contextmanager
+    def followed(self) -> Iterator[None]:
+        """Within it, the steps are followed; clients in other threads wait for its end."""
+        with TURN:
+            hooks = [
+                register_optimizer_step_pre_hook(self.before_step),
+                register_optimizer_step_post_hook(self.after_step),
+            ]
+            try:
+                yield
+            finally:
+                for hook in hooks:
+                    hook.remove()
+
+    def before_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
+        if self.in_defense or get_ident() != self.thread:
+            return
+        params, names = trainable(optimizer)
+        if not self.params:
+            self.start(optimizer, params, names)
+        elif list(map(id, params)) != list(map(id, self.params)):
+            raise ConfigError(f"{MOD} follows one optimizer a client, got a second one")
+
+    def start(self, optimizer: Optimizer, params: list[Tensor], names: Sequence[str]) -> None:
+        """Before the first step: the parameters are the global model's."""
+        if isinstance(optimizer, LBFGS):
+            raise ConfigError(
+                f"{MOD} needs an optimizer that takes one gradient a step, such as SGD, got LBFGS"
+            )
+        if not names and [p.shape for p in params] != list(self.shapes.values()):
+            raise ConfigError(
+                f"{MOD} cannot tell the names of the optimizer's {len(params)} tensors among the "
+                f"message's {len(self.shapes)}: give the optimizer model.named_parameters()"
+            )
+        self.params = params
+        self.names = names or list(self.shapes)
+        self.data = [p.detach() for p in params]
+        self.generator = torch.Generator(params[0].device).manual_seed(self.noise_seed)
+        self.state = self.defense.start(self.names, self.data)
+
+    def after_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
+        if self.in_defense or get_ident() != self.thread:
+            return
+        lr, *others = {float(group["lr"]) for group in optimizer.param_groups}
+        if others:
+            raise ConfigError(
+                f"{MOD} needs one learning rate for all parameters, got {lr} and {others[0]}"
+            )
+        step = ObservedStep(
+            names=self.names,
+            params=self.data,
+            grads=[torch.zeros_like(p) if p.grad is None else p.grad for p in self.params],
+            lr=lr,
+            step=self.taken,
+            num_steps=self.num_steps,  # type: ignore[arg-type]
+            epoch_start=self.taken == 0,
+            optimizer_step=optimizer.step,
+            generator=self.generator,
+            gradient_at=self.refuse_gradient,
+        )
+        self.in_defense = True
+        try:
+            with torch.no_grad():
+                self.state = self.defense.after_step(step, self.state)
+        finally:
+            self.in_defense = False
+        self.taken += 1
+
+    def refuse_gradient(self, params: list[Tensor]) -> list[Tensor]:
+        raise ConfigError(
+            f"{MOD}.defense must ask for no gradient at other parameters, "
+            f"got {type(self.defense).__name__}"
+        )
+
+    def finish(self, delta: Tensor) -> Tensor:
+        """The update (d,) to send, given the one that training gave.
+
+        Raises:
+            ConfigError: the loop took no step, or others than ``num_steps``.
+        """
+        if not self.taken:
+            raise ConfigError(f"{MOD} saw no step of a torch optimizer in the thread of the client")
+        if self.num_steps not in (None, self.taken):
+            raise ConfigError(
+                f"{MOD}.num_steps must be {self.taken}, which is how many steps the optimizer "
+                f"took, got num_steps = {self.num_steps}"
+            )
+        sent = self.defense.finish(delta.to(self.generator.device, copy=True), self.generator)
+        check_update(self.defense, delta, sent)
+        return sent.to(delta.device)
+
+
+def trainable(optimizer: Optimizer) -> tuple[list[Tensor], list[str]]:
+    """The tensors that an optimizer trains, and their names, empty where it was given none."""
+    params: list[tuple[Tensor, Any]] = []
+    for group in optimizer.param_groups:
+        names = group.get("param_names", [None] * len(group["params"]))
+        params += [(p, n) for p, n in zip(group["params"], names, strict=True) if p.requires_grad]
+    return [p for p, _ in params], [n for _, n in params if n is not None]
