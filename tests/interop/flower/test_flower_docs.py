@@ -13,7 +13,8 @@ from conftest import ROOT
 
 pytest.importorskip("ray", reason="flwr[simulation] is not installed")
 
-(EXAMPLE,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/guides/flower.md").read_text(), re.DOTALL)
+GUIDE = (ROOT / "docs/guides/flower.md").read_text()
+(EXAMPLE,) = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
 
 
 def test_the_example_learns_beside_a_client_that_sends_nan() -> None:
