@@ -204,7 +204,9 @@ def test_an_unknown_subcommand_is_one_sentence(
     args: list[str], capsys: pytest.CaptureFixture
 ) -> None:
     assert main(args) == 2
-    assert "SUBCOMMAND must be one of fit, validate, test, init" in capsys.readouterr().err
+    assert (
+        "SUBCOMMAND must be one of fit, validate, test, experiment, init" in capsys.readouterr().err
+    )
 
 
 def test_the_script_exits_with_the_code() -> None:

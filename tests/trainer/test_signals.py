@@ -17,7 +17,6 @@ from resumed import FOLDER, assert_is_whole, fit, rounds_in, whole
 from tiny import SmallImages, small_client, small_trainer
 
 import leadfl_pl as fl
-from leadfl_pl.cli import sweep
 from leadfl_pl.cli.main import main
 from leadfl_pl.records.rounds import read_run
 
@@ -58,17 +57,6 @@ def test_a_signal_ends_the_run_after_its_round_with_all_its_records(
     )
     assert_is_whole(fit(5, ckpt_path="last"))
     assert "stopped_by" not in read_run(Path("run")).provenance
-
-
-def test_a_sweep_does_not_take_a_stopped_run_for_a_finished_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    command = ["python", "cli.py", "fit"]
-    monkeypatch.setattr("sys.argv", command[1:])
-    fit(3, callbacks=[Send(signal.SIGTERM)])
-    assert not sweep._finished(Path("run"), command)
-    fit(3, ckpt_path="last")
-    assert sweep._finished(Path("run"), command)
 
 
 def test_a_second_ctrl_c_ends_it_at_once_without_damage() -> None:
