@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -23,6 +22,7 @@ from leadfl_pl.experiments.jobs import FAILED, STOPPED, Job, plan, unfinished
 from leadfl_pl.experiments.run import run_jobs
 from leadfl_pl.experiments.slurm import submit_jobs
 from leadfl_pl.experiments.spec import read_experiment
+from leadfl_pl.trainer.devices import usable_cores
 
 USAGE = """usage: leadfl-pl experiment {run,report} FILE ...
 
@@ -131,7 +131,7 @@ def parameters_of(words: Sequence[str]) -> dict[str, Any]:
 
 def default_jobs() -> int:
     """As many runs at a time as there are cores, one if there is an accelerator that they share."""
-    return 1 if torch.accelerator.is_available() else len(os.sched_getaffinity(0))
+    return 1 if torch.accelerator.is_available() else usable_cores()
 
 
 def listing(jobs: list[Job], left: list[Job], at_once: int) -> Table:

@@ -35,8 +35,10 @@ def experiment(rounds: int, *entries: dict, local_epochs: int = 1) -> None:
 
 def records() -> dict[str, dict]:
     folders = Path("runs/experiments/small").iterdir()
-    found = [read_record(folder) | {"folder": folder} for folder in folders]  # slurm has none
-    return {f"{r['labels']['defense']} {r['seed']}": r for r in found if "labels" in r}
+    seen = [read_record(folder) | {"folder": folder} for folder in folders]
+    return {  # the queue's own folder has no record
+        f"{r['labels']['defense']} {r['seed']}": r for r in seen if "labels" in r
+    }
 
 
 def rows(record: dict) -> list[dict[str, float]]:
