@@ -1,9 +1,10 @@
 """Whole runs from the command line: seconds a round and memory, by processes and threads.
 
     python benchmarks/run.py [--config configs/released.yaml] [--rounds 4]
-        [--variants 1x1 1x2 2x1] [-- further flags of cli.py]
+        [--variants 1x1 1x2 2x1 1x1+twin] [-- further flags of cli.py]
 
-PxT is P processes with T threads each. "first" is from the command to the end of round 0, start-up
+PxT is P processes with T threads each; +twin runs the clean twin beside the run (AttackEffect).
+"first" is from the command to the end of round 0, start-up
 included; a round is the median time between two lines of the progress output. Memory is summed over
 the run's processes, until the last round ends (at exit, more pages of the libraries' files become
 resident): the most that each has had resident (RSS), which the kernel remembers, and the
@@ -114,14 +115,16 @@ def main() -> None:
     arguments = parser.parse_args()
     print(command())
     print(f"{os.cpu_count()} cores of {processor()}, commit {commit()}")
-    print("variant    first s  s a round  ratio   RSS MB   PSS MB")
+    print("variant     first s  s a round  ratio   RSS MB   PSS MB")
     first = None
     for variant in arguments.variants:
-        count, threads = map(int, variant.split("x"))
-        found = measure(arguments.config, arguments.rounds, count, threads, arguments.flags)
+        count, threads = map(int, variant.removesuffix("+twin").split("x"))
+        twin = f"--diagnostics={ROOT / 'configs/diagnostics/attack_effect.yaml'}"
+        flags = [*arguments.flags, *([twin] if variant.endswith("+twin") else [])]
+        found = measure(arguments.config, arguments.rounds, count, threads, flags)
         first = first or found
         print(
-            f"{variant:>7} {found.first_round:10.1f} {found.round:10.2f} "
+            f"{variant:>8} {found.first_round:10.1f} {found.round:10.2f} "
             f"{first.round / found.round:6.2f} {found.rss:8.0f} {found.pss:8.0f}",
             flush=True,
         )
