@@ -221,7 +221,8 @@ class FederatedClient(LightningModule):
             self.log("train/loss", self._loss_sum / self._loss_steps)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        check_network(checkpoint, self)
+        path = None if self._trainer is None else self._trainer.ckpt_path
+        check_network(checkpoint, self, f"ckpt_path = {path}" if path else "the checkpoint")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(batch, "val")

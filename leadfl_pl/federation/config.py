@@ -60,6 +60,8 @@ class Federation:
         execution: ``"sequential"`` trains a round's clients one after the other, ``"vectorised"``
             all of a rank's at once, with the same result up to rounding; it is faster on small
             networks and needs n times the memory. ``"auto"`` measures both before round 0.
+        start_from: a checkpoint whose weights, and nothing else of it, round 0 starts from: of a
+            clean run, so that the first burst meets a trained model.
         seed: of every random draw; the value of ``seed_everything`` if not given, 0 without one.
     """
 
@@ -77,6 +79,7 @@ class Federation:
     distance_space: DistanceSpace = "params"
     carry_momentum: bool = False
     execution: Literal["sequential", "vectorised", "auto"] = "sequential"
+    start_from: str | None = None
     seed: int | None = None
 
     def __post_init__(self) -> None:

@@ -117,7 +117,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
 
 def read_checkpoint(
-    path: Path, map_location: Any = "cpu", weights_only: bool = True
+    path: Path, map_location: Any = "cpu", weights_only: bool = True, key: str = "ckpt_path"
 ) -> dict[str, Any]:
     """The content of a Trainer's checkpoint.
 
@@ -125,6 +125,7 @@ def read_checkpoint(
         path: the file.
         map_location: as in :func:`torch.load`.
         weights_only: False runs whatever code the file holds.
+        key: of the setting that names the file, for errors.
 
     Raises:
         ConfigError: the file is damaged, would run code, or is no checkpoint; the sentence names
@@ -133,7 +134,7 @@ def read_checkpoint(
     try:
         return _read(path, map_location, weights_only)
     except ConfigError as error:
-        raise refusal(path, str(error)) from error
+        raise refusal(path, str(error), key) from error
 
 
 def _read(path: Path, map_location: Any = "cpu", weights_only: bool = True) -> dict[str, Any]:
@@ -180,24 +181,33 @@ def require_federated(path: Path, weights_only: bool = True) -> None:
         raise refusal(path, "it was not written by a FederatedTrainer")
 
 
-def check_network(checkpoint: dict[str, Any], client: LightningModule) -> None:
+def start_from(path: str, client: LightningModule) -> None:
+    """Gives ``client`` the weights of the checkpoint at ``path``, and nothing else of its run.
+
+    Raises:
+        ConfigError: the file cannot be used, or holds another network.
+    """
+    checkpoint = read_checkpoint(Path(path), client.device, key="trainer.federation.start_from")
+    check_network(checkpoint, client, f"trainer.federation.start_from = {path}")
+    client.load_state_dict(checkpoint["state_dict"])
+
+
+def check_network(
+    checkpoint: dict[str, Any], client: LightningModule, which: str = "the checkpoint"
+) -> None:
     """Raises :class:`ConfigError` unless ``client`` can take the weights of a checkpoint."""
     shapes = {k: tuple(v.shape) for k, v in client.state_dict().items()}
     saved = {k: tuple(v.shape) for k, v in checkpoint["state_dict"].items()}
-    try:
-        path = client.trainer.ckpt_path
-    except RuntimeError:  # without a Trainer
-        path = "the checkpoint"
     for key in [*shapes, *saved]:
         if shapes.get(key) != saved.get(key):
             raise ConfigError(
-                f"ckpt_path = {path} cannot be used: it holds another network: {key} is "
+                f"{which} cannot be used: it holds another network: {key} is "
                 f"{_shape(saved.get(key))} there and {_shape(shapes.get(key))} here"
             )
     for key, value in checkpoint["state_dict"].items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise ConfigError(
-                f"ckpt_path = {path} cannot be used: its {key} has entries that are not finite"
+                f"{which} cannot be used: its {key} has entries that are not finite"
             )
 
 
@@ -205,11 +215,11 @@ def _shape(shape: tuple[int, ...] | None) -> str:
     return "missing" if shape is None else f"of shape {shape}"
 
 
-def refusal(path: Path, reason: str) -> ConfigError:
+def refusal(path: Path, reason: str, key: str = "ckpt_path") -> ConfigError:
     """The error about the checkpoint at ``path``, with the newest good one beside it."""
     good = newest_good(path)
     offer = f"; the newest good one beside it is {good}" if good else ""
-    return ConfigError(f"ckpt_path = {path} cannot be used: {reason}{offer}")
+    return ConfigError(f"{key} = {path} cannot be used: {reason}{offer}")
 
 
 def newest_good(path: Path) -> Path | None:

@@ -19,6 +19,7 @@ from leadfl_pl.federation.config import Federation
 from leadfl_pl.federation.gather import train_cohort
 from leadfl_pl.federation.server import RoundResult, Server
 from leadfl_pl.federation.vectorised import choose_clients
+from leadfl_pl.records.checkpoints import start_from
 from leadfl_pl.trainer.checks import check_methods, check_run, check_same, settings
 from leadfl_pl.trainer.stop_on_signal import stopped_by
 
@@ -126,6 +127,8 @@ class FederatedLoop(_FitLoop):
         self._settings = settings(federation, trainer)
         datamodule.to(device)
         federation.aggregator.to(device)
+        if federation.start_from is not None and not self._resumed:
+            start_from(federation.start_from, module)
         self.clients = choose_clients(
             self._resumed.get("execution"), module, datamodule, federation
         )
