@@ -112,7 +112,7 @@ def run_job(job: Job, fit: Fit, apart: bool = False) -> dict[str, Any]:
         job.write(status=RUNNING, pid=os.getpid(), seconds=before)
         gc.collect()  # of the run before, whose memory would count for this one
         reset_peak_memory()
-        with output_to(job.folder / OUTPUT):
+        with output_to(job.folder / OUTPUT), wandb_run(job):
             status, error = attempt(job, fit)
         seconds = before + time.monotonic() - started
         return job.write(
@@ -179,6 +179,18 @@ def output_to(path: Path) -> Iterator[None]:
             for stream, copy in saved.items():
                 os.dup2(copy, stream)
                 os.close(copy)
+
+
+@contextmanager
+def wandb_run(job: Job) -> Iterator[None]:
+    """Names the run for Weights & Biases, grouped by experiment; the next one is another run."""
+    os.environ |= {"WANDB_RUN_GROUP": job.record["experiment"], "WANDB_NAME": str(job.cell)}
+    try:
+        yield
+    finally:
+        if wandb := sys.modules.get("wandb"):  # not imported without its logger
+            wandb.finish()
+            wandb.teardown()  # else it knows the names of the first run only
 
 
 def reset_peak_memory() -> None:

@@ -206,9 +206,7 @@ def check_network(
             )
     for key, value in checkpoint["state_dict"].items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise ConfigError(
-                f"{which} cannot be used: its {key} has entries that are not finite"
-            )
+            raise ConfigError(f"{which} cannot be used: its {key} has entries that are not finite")
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:

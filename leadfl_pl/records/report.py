@@ -26,6 +26,7 @@ from leadfl_pl.records.rounds import (
     write_provenance,
     write_rows,
 )
+from leadfl_pl.records.weights_and_biases import define_summaries, log_report
 
 
 class RunReport(Callback):
@@ -35,8 +36,8 @@ class RunReport(Callback):
     (who has how many examples of which class) and ``accuracy.png``, both as SVG and PDF too, go to
     ``dirpath``, the logger's folder if not given, nowhere without either. A row has every scalar
     that was logged in its round before this callback's ``on_train_epoch_end``. The split's numbers
-    go to every logger as well. The rows travel in the checkpoint, so a resumed run reports all its
-    rounds.
+    go to every logger as well, the table and the figures to Weights & Biases. The rows travel in
+    the checkpoint, so a resumed run reports all its rounds.
 
     Args:
         dirpath: where the files go.
@@ -84,6 +85,7 @@ class RunReport(Callback):
         split = {"settings": describe(datamodule.split)} | split_summary(labels, parts)
         for logger in trainer.loggers:
             logger.log_hyperparams({"split": split})
+        define_summaries(trainer)
         if self.folder is None:
             return
         self.provenance = provenance(federation.seed)
@@ -104,6 +106,8 @@ class RunReport(Callback):
         save_figure(plot_label_shares(self.label_counts, name), self.folder / SPLIT)
         save_figure(plot_accuracies(self.rows, majority, name), self.folder / ACCURACY)
         numbers = summary(self.rows, majority)
+        figures = {"accuracy": self.folder / ACCURACY, "split": self.folder / SPLIT}
+        log_report(trainer, numbers, figures)
         columns = shown_columns([numbers])
         table = Table(title=f"after {len(self.rows)} rounds", show_header=False)
         for name_and_text in zip(columns, as_text(numbers, columns, len(self.rows)), strict=True):

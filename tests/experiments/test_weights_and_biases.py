@@ -1,0 +1,73 @@
+"""What Weights & Biases gets of an experiment's runs, read from the files that it would sync."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from leadfl_pl.cli.experiment import main
+
+messages = pytest.importorskip("wandb.proto.wandb_internal_pb2")
+HEADER, BLOCK = 7, 32768  # of a log file of LevelDB, in which wandb keeps its records
+FULL, LAST = 1, 4
+
+
+def content(path: Path) -> Iterator[Any]:
+    """The records of a ``.wandb`` file, as wandb's own messages."""
+    data, part, at = path.read_bytes(), b"", HEADER
+    while at + HEADER <= len(data):
+        if (left := -at % BLOCK) and left < HEADER:
+            at += left
+            continue
+        _, size, kind = struct.unpack("<IHB", data[at : at + HEADER])
+        at += HEADER + size
+        part += data[at - size : at]
+        if kind in (FULL, LAST):
+            yield messages.Record.FromString(part)
+            part = b""
+
+
+def updates(records: list[Any], kind: str) -> dict[str, Any]:
+    """What the records say under each key in the end."""
+    items = [item for r in records if r.HasField(kind) for item in getattr(r, kind).update]
+    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
+def test_runs_are_grouped_and_named_with_nested_config_summaries_and_media() -> None:
+    logger = "trainer.logger"
+    experiment = {
+        "base": str(ROOT / "configs/quickstart.yaml"),
+        "set": {
+            "trainer.max_epochs": 2,
+            "trainer.federation.local_epochs": 1,
+            logger: "lightning.pytorch.loggers.WandbLogger",
+            f"{logger}.offline": True,
+            f"{logger}.project": "leadfl",
+        },
+        "axes": {"defense": [{"label": "LeadFL, strong", "model.defense.alpha": 0.8}]},
+        "seeds": [0, 1],
+    }
+    Path("alpha.yaml").write_text(yaml.safe_dump(experiment, sort_keys=False))
+    assert main(["run", "alpha.yaml", "--jobs", "1"]) == 0
+    runs = [list(content(path)) for path in sorted(Path("wandb").glob("offline-run-*/*.wandb"))]
+    assert len(runs) == 2
+    started = [next(r.run for r in records if r.HasField("run")) for records in runs]
+    assert {run.display_name for run in started} == {f"LeadFL, strong, seed {s}" for s in (0, 1)}
+    assert {run.run_group for run in started} == {"alpha"}
+    for records in runs:
+        config = updates(records, "config")
+        assert config["model"]["init_args"]["defense"]["init_args"]["alpha"] == 0.8
+        assert config["federation"]["aggregator"]["class_path"].endswith("MultiKrum")
+        numbers = updates(records, "summary")
+        assert {"min", "max", "last"} == set(numbers["val/backdoor_accuracy"])
+        assert numbers["val/clean_accuracy"]["last"] == numbers["main accuracy"]
+        assert "report/path" in numbers
+        assert numbers["accuracy/_type"] == "images/separated"
+        assert any(r.HasField("exit") for r in records)  # else the next run would be in it
