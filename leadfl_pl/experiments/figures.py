@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from leadfl_pl.core.errors import ConfigError
-from leadfl_pl.experiments.fronts import BACKDOOR, MAIN, plot_front
+from leadfl_pl.experiments.fronts import plot_front
+from leadfl_pl.experiments.leaderboard import BACKDOOR, MAIN
 from leadfl_pl.experiments.over_seeds import estimate
 from leadfl_pl.experiments.results import ACCURACIES, Results
 from leadfl_pl.experiments.tables import NOTHING

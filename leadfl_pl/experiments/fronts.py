@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from leadfl_pl.experiments.leaderboard import BACKDOOR, MAIN
 from leadfl_pl.records.plots import distinct_colors, legend_grid, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-MAIN, BACKDOOR = "main accuracy", "backdoor average"
 
 
 def plot_front(table: pd.DataFrame, axis: str, title: str) -> Figure:

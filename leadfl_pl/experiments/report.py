@@ -8,6 +8,7 @@ from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.experiments.collect import collect
 from leadfl_pl.experiments.figures import draw
 from leadfl_pl.experiments.jobs import FINISHED
+from leadfl_pl.experiments.leaderboard import leaderboard
 from leadfl_pl.experiments.over_seeds import add_published, over_seeds
 from leadfl_pl.experiments.page import page
 from leadfl_pl.experiments.results import Results, read_results
@@ -57,13 +58,16 @@ def write_report(
     for name, title, figure in figures:
         save_figure(figure, output / f"{name}.png")
         svgs.append((title, (output / f"{name}.svg").read_text()))
-    for name, content in {
+    files = {
         "runs.csv": results.runs.to_csv(index=False),
         "table.csv": table.to_csv(index=False),
         "table.md": as_markdown(text, results.axes, [said, *notes]),
         "table.tex": as_latex(text, results.axes),
         "report.html": page(results, table, text, svgs, said),
-    }.items():
+    }
+    if "front" in (kinds or ()) and len(results.axes) == 1:
+        files["leaderboard.md"] = leaderboard(table, results.axes[0])
+    for name, content in files.items():
         write_whole(output / name, content.encode())
     return notes
 
