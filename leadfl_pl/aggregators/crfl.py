@@ -69,7 +69,7 @@ class CRFL(FedAvg):
         self.rounds = self.rounds + 1
         theta = server.model.to(updates)
         moved = theta + self.combine(updates, weights)
-        bound = self.norm + self.growth * self.rounds
+        bound = self.norm + self.growth * self.rounds.double()
         clipped = moved * (bound / row_norms(moved[None])).clamp_max(1.0).to(moved)
         noise = torch.empty_like(clipped).normal_(generator=server.generator)
         return Aggregated(clipped + self.sigma * noise - theta, self.select(updates))

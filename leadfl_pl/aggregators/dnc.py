@@ -25,7 +25,8 @@ def outlier_scores(updates: Tensor) -> Tensor:
     """
     mean = updates.new_full((len(updates),), 1 / len(updates), dtype=torch.float64)
     values, vectors = torch.linalg.eigh(gram(updates, about=mean).cpu())
-    return (values[-1] * vectors[:, -1].square()).to(updates.device)
+    scores: Tensor = values[-1] * vectors[:, -1].square()
+    return scores.to(updates.device)
 
 
 class DnC(Aggregator):

@@ -85,8 +85,8 @@ class FoolsGold(Aggregator):
         self.register_buffer("history", torch.empty(0))
 
     def aggregate(self, updates: Tensor, weights: Tensor, server: ServerContext) -> Aggregated:
-        known = server.clients is not None
-        histories = self.remember(updates, server.clients) if known else updates
+        clients = server.clients
+        histories = updates if clients is None else self.remember(updates, clients)
         alphas = contribution_weights(histories, self.kappa)
         delta = torch.mv(updates.T, (alphas / len(updates)).to(updates))
         return Aggregated(delta, alphas.nonzero().squeeze(1))
