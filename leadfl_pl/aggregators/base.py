@@ -73,7 +73,7 @@ class Aggregator(nn.Module):
             weights: (n,) numbers of examples; equal if not given. Rows whose weight is not
                 positive are left out with a warning. Rules from the Byzantine literature ignore
                 the weights otherwise: a client could lie about its size.
-            server: noise and root update, for the rules that use them.
+            server: noise, root update, global model and ids, for the rules that use them.
 
         Raises:
             ConfigError: the rule needs more updates than there are, or than are left; it selects
@@ -88,13 +88,21 @@ class Aggregator(nn.Module):
                 f"weights must have shape ({len(updates)},), one for each update, "
                 f"got {tuple(weights.shape)}"
             )
+        server = server or ServerContext()
+        if server.clients is not None and server.clients.shape != updates.shape[:1]:
+            raise ValueError(
+                f"server.clients must have shape ({len(updates)},), one for each update, "
+                f"got {tuple(server.clients.shape)}"
+            )
         dtype = torch.promote_types(updates.dtype, torch.float32)
         keep = reject(updates, weights, names=[f"row {i}" for i in range(len(updates))])
         self.check_enough(len(keep), len(updates))
         self.check_size(updates.shape[1])
         if len(keep) < len(updates):
             updates, weights = updates[keep], weights[keep]
-        result = self.aggregate(updates.to(dtype), weights.to(dtype), server or ServerContext())
+            if server.clients is not None:
+                server = server._replace(clients=server.clients[keep])
+        result = self.aggregate(updates.to(dtype), weights.to(dtype), server)
         return check_aggregated(self, result, *updates.shape).delta.to(updates.dtype)
 
     def check_enough(self, n: int, received: int) -> None:
@@ -195,7 +203,8 @@ def check_rule(rule: Aggregator, updates: Tensor) -> None:
     """
     rng = torch.Generator(updates.device).manual_seed(0)
     root_update = updates[0].clone() if rule.root_size else None
-    server = ServerContext(rng, root_update, model=updates[0].clone())
+    clients = torch.arange(len(updates), device=updates.device)
+    server = ServerContext(rng, root_update, updates[0].clone(), clients)
     with isolated_rng(0):
         result = copy.deepcopy(rule).aggregate(
             updates.clone(), updates.new_ones(len(updates)), server

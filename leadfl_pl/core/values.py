@@ -67,6 +67,7 @@ class ServerContext(NamedTuple):
     generator: torch.Generator | None = None  #: on the updates' device; torch's global one if None
     root_update: Tensor | None = None  #: (d,) from the server's own root data set
     model: Tensor | None = None  #: (d,) theta_t, in a federation always given
+    clients: Tensor | None = None  #: (n,) int64 whose the updates are, in a federation always given
 
 
 class AttackerView(NamedTuple):

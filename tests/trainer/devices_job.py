@@ -51,6 +51,11 @@ RUNS = {
     "flame": {"rule": fl.FLAME},
     "sparsefed": {"rule": lambda: fl.SparseFed(k=40)},
     "weak dp": {"rule": fl.WeakDP},
+    "centered clipping": {"rule": fl.CenteredClipping},
+    "dnc": {"rule": lambda: fl.DnC(f=2, coordinates=100)},
+    "foolsgold": {"rule": fl.FoolsGold},
+    "robust lr": {"rule": fl.RobustLR},
+    "crfl": {"rule": fl.CRFL},
     "nnm": {
         "rule": lambda: fl.PreAggregation(
             [fl.NormClipping(), fl.NearestNeighborMixing(f=2)], fl.Median()

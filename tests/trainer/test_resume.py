@@ -50,6 +50,10 @@ RULES = {
     "fltrust": lambda: fl.FLTrust(root_size=20),
     "flame": fl.FLAME,
     "weak dp": fl.WeakDP,
+    "centered clipping": fl.CenteredClipping,
+    "dnc": lambda: fl.DnC(f=2, coordinates=100),
+    "foolsgold": fl.FoolsGold,
+    "crfl": fl.CRFL,
 }
 
 
