@@ -1,4 +1,4 @@
-"""The pixel-pattern backdoor, trained on beside the clean task."""
+"""Backdoors that are trained on beside the clean task; the pixel pattern."""
 
 from __future__ import annotations
 
@@ -64,7 +64,50 @@ def _dots(first: list[Tensor], second: list[Tensor]) -> Tensor:
     return torch.stack(dots).sum(dim=0)
 
 
-class PatternBackdoor(Attack):
+class Backdoor(Attack):
+    """Base of the attacks whose trigger turns any image into the target class.
+
+    Args:
+        target, balance, backdoor_weight: see :class:`~leadfl_pl.PatternBackdoor`.
+    """
+
+    def __init__(
+        self,
+        target: int = 8,
+        balance: Literal["mgda", "fixed"] = "mgda",
+        backdoor_weight: float = 0.5,
+    ) -> None:
+        name = type(self).__name__
+        require_choice(name, "balance", balance, ("mgda", "fixed"))
+        require_number(name, "backdoor_weight", backdoor_weight, above=0, most=1)
+        self.target = target
+        self.balance_rule = balance
+        self.backdoor_weight = backdoor_weight
+
+    def check(self, image_shape: Sequence[int], num_classes: int) -> None:
+        require_class(self, "target", self.target, num_classes)
+
+    def stamp(self, x: Tensor) -> Tensor:
+        """A copy of the images (B, C, H, W) with the trigger, each by itself."""
+        raise NotImplementedError(f"{type(self).__name__} must define stamp()")
+
+    @takes_stacks
+    def tasks(self, x: Tensor, y: Tensor) -> list[Task]:
+        return [(self.stamp(x), torch.full_like(y, self.target)), (x, y)]
+
+    @takes_stacks
+    def balance(self, losses: Tensor, gradients: list[list[Tensor]]) -> Tensor:
+        if self.balance_rule == "fixed":
+            weights = (self.backdoor_weight, 1 - self.backdoor_weight)
+            return torch.stack([torch.full_like(losses[0], w) for w in weights])
+        share = mgda_weight(gradients[0], gradients[1], losses[0], losses[1])
+        return torch.stack([share, 1 - share])
+
+    def trigger(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.stamp(x), torch.full_like(y, self.target), y != self.target
+
+
+class PatternBackdoor(Backdoor):
     r"""A fixed pixel pattern that turns any image into the target class.
 
     A malicious client minimises :math:`a L_\text{backdoor} + (1 - a) L_\text{clean}` over the same
@@ -103,15 +146,11 @@ class PatternBackdoor(Attack):
         low: float = 0.0,
         pattern: Pattern = NINE_PIXELS,
     ) -> None:
+        super().__init__(target, balance, backdoor_weight)
         name = type(self).__name__
-        require_choice(name, "balance", balance, ("mgda", "fixed"))
-        require_number(name, "backdoor_weight", backdoor_weight, above=0, most=1)
         require_numbers(name, "position", position, least=0, length=2)
         for key, value in (("high", high), ("low", low)):
             require_number(name, key, value)
-        self.target = target
-        self.balance_rule = balance
-        self.backdoor_weight = backdoor_weight
         self.position = position
         self.high, self.low = high, low
         self.pattern = tuple(tuple(row) for row in pattern or ())
@@ -135,7 +174,7 @@ class PatternBackdoor(Attack):
                 f"{type(self).__name__}: pattern must fit the image, {height} x {width} pixels, "
                 f"got a pattern of {rows} x {columns}"
             )
-        require_class(self, "target", self.target, num_classes)
+        super().check(image_shape, num_classes)
 
     def corner(self, height: int, width: int) -> tuple[int, int]:
         """Row and column of the pattern's top-left corner on an image of this size."""
@@ -155,18 +194,3 @@ class PatternBackdoor(Attack):
         window = stamped[..., row : row + rows, column : column + columns]
         window.copy_(torch.where(mask, values, window))
         return stamped
-
-    @takes_stacks
-    def tasks(self, x: Tensor, y: Tensor) -> list[Task]:
-        return [(self.stamp(x), torch.full_like(y, self.target)), (x, y)]
-
-    @takes_stacks
-    def balance(self, losses: Tensor, gradients: list[list[Tensor]]) -> Tensor:
-        if self.balance_rule == "fixed":
-            weights = (self.backdoor_weight, 1 - self.backdoor_weight)
-            return torch.stack([torch.full_like(losses[0], w) for w in weights])
-        share = mgda_weight(gradients[0], gradients[1], losses[0], losses[1])
-        return torch.stack([share, 1 - share])
-
-    def trigger(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.stamp(x), torch.full_like(y, self.target), y != self.target

@@ -18,10 +18,10 @@ class Attack:
     """What the malicious clients do. The base class attacks nothing.
 
     A malicious client trains on one or several *tasks* made of its batch; their gradients are
-    summed with :meth:`balance`, and :meth:`project` has the last word on the sum. What differs
-    between the malicious clients, or from round to round, is decided by :meth:`local`. An attack
-    on updates overrides :meth:`corrupt`. An attack that plants a backdoor overrides
-    :meth:`trigger`, which evaluation uses.
+    summed with :meth:`balance`, and :meth:`project` has the last word on the sum; after the step,
+    :meth:`constrain` has it on the parameters. What differs between the malicious clients, or from
+    round to round, is decided by :meth:`local`. An attack on updates overrides :meth:`corrupt`. An
+    attack that plants a backdoor overrides :meth:`trigger`, which evaluation uses.
 
     With the mark of :func:`~leadfl_pl.takes_stacks`, :meth:`tasks` treats every example by
     itself and is given several clients' batches end to end; :meth:`balance` is given losses (T, m)
@@ -50,6 +50,14 @@ class Attack:
     def project(self, gradients: list[Tensor]) -> list[Tensor]:
         """The gradient of the local step, given the weighted sum over the tasks."""
         return gradients
+
+    def constrain(
+        self, params: list[Tensor], start: list[Tensor], step: int, num_steps: int
+    ) -> None:
+        """Changes ``params`` in place after local step ``step``, from 0 to ``num_steps`` - 1.
+
+        ``start`` are those of the global model. A defense that the attacker runs comes before it.
+        """
 
     def corrupt(self, updates: Tensor, malicious: Tensor, generator: torch.Generator) -> Tensor:
         """The updates (n, d) that the server receives; ``malicious`` is a mask (n,), not empty.
@@ -91,6 +99,11 @@ class AttackWrapper(Attack):
 
     def project(self, gradients: list[Tensor]) -> list[Tensor]:
         return self.attack.project(gradients)
+
+    def constrain(
+        self, params: list[Tensor], start: list[Tensor], step: int, num_steps: int
+    ) -> None:
+        self.attack.constrain(params, start, step, num_steps)
 
     def corrupt(self, updates: Tensor, malicious: Tensor, generator: torch.Generator) -> Tensor:
         return self.attack.corrupt(updates, malicious, generator)

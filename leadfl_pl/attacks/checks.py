@@ -46,6 +46,11 @@ def check_attack(attack: Attack, view: AttackerView, num_classes: int) -> None:
         for gradient, p in zip(projected, params, strict=True):
             demand = f"{_demand(local, 'project')} as a gradient"
             require_tensor(demand, gradient, p.shape, p.dtype, finite=True)
+        moved = [torch.randn_like(p) for p in params]
+        local.constrain(moved, params, 0, 1)
+        demand = f"{type(carrier(local, 'constrain')).__name__}.constrain must leave"
+        for tensor, p in zip(moved, params, strict=True):
+            require_tensor(demand, tensor, p.shape, p.dtype, finite=True)
         triggered = attack.trigger(x, y)
     if triggered is not None:
         if not isinstance(triggered, (list, tuple)) or len(triggered) != 3:

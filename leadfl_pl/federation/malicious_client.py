@@ -2,15 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leadfl_pl.attacks import Attack
+from leadfl_pl.attacks.base import overrides
+from leadfl_pl.core.values import LocalStep
 from leadfl_pl.defenses import ClientDefense
+from leadfl_pl.defenses.base import clones
 from leadfl_pl.federation.client import Batch, FederatedClient
+
+
+class Constrained(ClientDefense):
+    """What a malicious client does after a local step: its defense, then the attack's constraint.
+
+    Args:
+        defense: of the malicious client.
+        attack: as this client carries it out.
+    """
+
+    def __init__(self, defense: ClientDefense, attack: Attack) -> None:
+        self.defense, self.attack = defense, attack
+        self.needs_initial = defense.needs_initial
+
+    def start(self, names: Sequence[str], params: list[Tensor]) -> Any:
+        return clones(params), self.defense.start(names, params)
+
+    def after_step(self, step: LocalStep, state: Any) -> Any:
+        start, inner = state
+        inner = self.defense.after_step(step, inner)
+        self.attack.constrain(step.params, start, step.step, step.num_steps)
+        return start, inner
+
+    def finish(self, delta: Tensor, generator: torch.Generator) -> Tensor:
+        return self.defense.finish(delta, generator)
+
+    def regulariser(self, state: Any) -> Tensor | None:
+        return self.defense.regulariser(state[1])
 
 
 class MaliciousClient(FederatedClient):
@@ -33,6 +65,8 @@ class MaliciousClient(FederatedClient):
     ) -> None:
         super().__init__(model, defense, lr, momentum)
         self.attack = attack
+        if overrides(attack, "constrain"):
+            self.defense = Constrained(self.defense, attack)
 
     def compute_gradient(self, batch: Batch, backward: Callable[[Tensor], None]) -> Tensor:
         task_losses: list[Tensor] = []

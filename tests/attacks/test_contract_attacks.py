@@ -33,11 +33,15 @@ class Line(NamedTuple):
 ATTACKS = {
     "PatternBackdoor": Line(PATTERN, trigger=True),
     "OnePixelBackdoor": Line(fl.OnePixelBackdoor(), trigger=True),
+    "BlendedBackdoor": Line(fl.BlendedBackdoor(), trigger=True),
     "DBA": Line(fl.DBA(size=(1, 3)), trigger=True),
     "LabelFlip": Line(fl.LabelFlip(3, 7), trigger=True),
     "LabelFlip mirrored": Line(fl.LabelFlip(), trigger=True),
     "DataPoisoning": Line(fl.DataPoisoning(PATTERN, rate=0.5), trigger=True),
     "SemanticBackdoor": Line(fl.SemanticBackdoor(threshold=0.2), trigger=True),
+    "EdgeCaseBackdoor": Line(fl.EdgeCaseBackdoor(SmallImages()), trigger=True),
+    "PGD": Line(fl.PGD(PATTERN, epsilon=0.1), trigger=True),
+    "PGD of each": Line(fl.PGD(fl.DBA(size=(1, 3)), epsilon=0.1, every=4), trigger=True),
     "ModelReplacement": Line(
         fl.ModelReplacement(PATTERN), True, trigger=True, plain=fl.ModelReplacement(gamma=1)
     ),
@@ -58,7 +62,7 @@ ATTACKS = {
     "WithinHonestSpread mean": Line(fl.WithinHonestSpread(PATTERN, "mean"), True, trigger=True),
     "DecayTimed": Line(fl.DecayTimed(PATTERN), trigger=True),
 }
-BASES = {"Attack", "AttackWrapper", "CraftedUpdates"}
+BASES = {"Attack", "AttackWrapper", "Backdoor", "CraftedUpdates"}
 every_attack = pytest.mark.parametrize("name", list(ATTACKS))
 on_updates = pytest.mark.parametrize("name", [k for k, line in ATTACKS.items() if line.corrupts])
 
@@ -71,7 +75,7 @@ def test_every_attack_of_the_package_has_a_line_and_a_config() -> None:
         if kind.__module__.startswith("leadfl_pl.") and not kind.__name__.startswith("_"):
             names.add(kind.__name__)
     assert names - BASES == {type(line.attack).__name__ for line in ATTACKS.values()}
-    assert names - {"CraftedUpdates"} <= set(fl.__all__)
+    assert names - {"Backdoor", "CraftedUpdates"} <= set(fl.__all__)
     assert names <= set(attacks.__all__)
 
 

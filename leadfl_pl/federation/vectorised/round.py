@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from leadfl_pl.attacks import Attack
+from leadfl_pl.attacks.base import overrides
 from leadfl_pl.core.values import LocalStep
 from leadfl_pl.data import ImageSet
 from leadfl_pl.data.base import as_float
@@ -105,12 +106,14 @@ class VectorisedRound:
     def _make_blocks(self) -> list[Block]:
         settings = self.settings
 
-        def key(row: int) -> tuple[bool, int]:
+        def key(row: int) -> tuple[bool, int, int | None]:
             member = self.members[row]
-            return member.attack is not None, max(1, -(-len(member.part) // settings.batch_size))
+            length = max(1, -(-len(member.part) // settings.batch_size))
+            constrains = member.attack and overrides(member.attack, "constrain")
+            return member.attack is not None, length, id(member.attack) if constrains else None
 
         blocks = []
-        for (malicious, length), rows in itertools.groupby(range(len(self.members)), key):
+        for (malicious, length, _), rows in itertools.groupby(range(len(self.members)), key):
             first, *rest = rows
             limit = settings.steps or length * (settings.epochs or 1)
             block = Block(first, first + len(rest) + 1, malicious, length, limit)

@@ -59,7 +59,9 @@ def test_a_defense_written_for_one_client_works_unchanged(momentum: float) -> No
 
 
 @pytest.mark.parametrize("net", [Net, fl.DigitsNet])
-@pytest.mark.parametrize("wrap", [lambda a: a, lambda a: fl.Neurotoxin(a, share=0.2)])
+@pytest.mark.parametrize(
+    "wrap", [lambda a: a, lambda a: fl.Neurotoxin(a, share=0.2), lambda a: fl.PGD(a, epsilon=0.1)]
+)
 def test_an_attack_written_for_one_client_works_unchanged(wrap, net) -> None:
     attack = wrap(Noisy())
     assert_equal(attack=attack, net=net, defense=Overriding(), defended_attackers=True)
