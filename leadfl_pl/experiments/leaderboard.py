@@ -49,4 +49,4 @@ def leaderboard(table: pd.DataFrame, axis: str) -> str:
     columns = [axis, "setting", *map(heading, SHOWN)]
     frame = pd.DataFrame(rows, columns=columns)
     align = ["left", "left", *["right"] * len(SHOWN)]
-    return frame.to_markdown(index=False, disable_numparse=True, colalign=align) + "\n"
+    return f"{frame.to_markdown(index=False, disable_numparse=True, colalign=align)}\n"

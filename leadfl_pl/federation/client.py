@@ -221,8 +221,11 @@ class FederatedClient(LightningModule):
             self.log("train/loss", self._loss_sum / self._loss_steps)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        path = None if self._trainer is None else self._trainer.ckpt_path
-        check_network(checkpoint, self, f"ckpt_path = {path}" if path else "the checkpoint")
+        try:
+            which = f"ckpt_path = {self.trainer.ckpt_path}"
+        except RuntimeError:  # without a Trainer
+            which = "the checkpoint"
+        check_network(checkpoint, self, which)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(batch, "val")
