@@ -107,6 +107,16 @@ def test_noise_is_a_function_of_seed_and_round() -> None:
     assert after["w"].equal(expected)
 
 
+def test_a_client_of_any_name_keeps_its_history() -> None:
+    model, rule = {"w": torch.zeros(2)}, fl.FoolsGold()
+    for round in range(2):
+        replies = {c: Reply({"w": torch.eye(2)[i]}, 1) for i, c in enumerate(("site-1", 2**63))}
+        model, _ = aggregate_states(rule, model, replies, round, seed=0)
+    assert rule.history.shape == (2, 2)
+    for update in rule.history:  # 1 in the first round, less what the model moved in the second
+        assert sorted(update.tolist()) == [-0.5, 1.5]
+
+
 def test_a_rule_that_trains_on_the_server_is_refused() -> None:
     with pytest.raises(fl.ConfigError, match="rule that needs no training on the server, got FLT"):
         require_rule_for_states("aggregator", fl.FLTrust(root_size=10))
