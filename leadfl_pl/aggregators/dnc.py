@@ -76,7 +76,7 @@ class DnC(Aggregator):
     @property
     def dropped(self) -> int:
         """How many updates a trial drops."""
-        return ceil(round(self.c * self.f, 9))  # 1.1 * 10 is more than 11
+        return ceil(self.c * self.f)
 
     def check(self, n: int) -> None:
         if n <= self.dropped:

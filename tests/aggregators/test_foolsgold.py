@@ -88,6 +88,16 @@ def test_an_update_sent_twice_counts_for_nothing_and_the_others_go_on() -> None:
     assert {0, 1} <= set(fl.FLAME().select(updates).tolist())
 
 
+def test_parallel_updates_are_all_alike_whatever_their_lengths_and_keep_the_model() -> None:
+    for seed in range(10):
+        rng = torch.Generator().manual_seed(seed)
+        lengths = 0.1 + torch.rand(7, 1, generator=rng, dtype=torch.float64)
+        parallel = lengths * sample(seed)[0]
+        delta, selected = fl.FoolsGold().aggregate(parallel, torch.ones(7), fl.ServerContext())
+        assert selected.tolist() == []
+        assert not delta.any()
+
+
 def test_orthogonal_updates_are_their_mean() -> None:
     torch.testing.assert_close(fl.FoolsGold()(torch.eye(4)), torch.full((4,), 0.25))
 
