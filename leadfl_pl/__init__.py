@@ -31,6 +31,7 @@ from leadfl_pl.aggregators import (
     stack_states,
 )
 from leadfl_pl.attacks import (
+    A3FL,
     ALIE,
     DBA,
     IPM,
@@ -132,6 +133,7 @@ from leadfl_pl.trainer.trainer import FederatedTrainer
 __version__ = version("leadfl_pl")
 
 __all__ = [
+    "A3FL",
     "ALIE",
     "CIFAR10",
     "CIFAR100",

@@ -1,5 +1,6 @@
 """Attacks: on the data of the malicious clients and on the updates they send."""
 
+from leadfl_pl.attacks.a3fl import A3FL
 from leadfl_pl.attacks.alie import ALIE
 from leadfl_pl.attacks.backdoor import Backdoor, PatternBackdoor, mgda_weight
 from leadfl_pl.attacks.base import Attack, AttackWrapper, CraftedUpdates
@@ -21,6 +22,7 @@ from leadfl_pl.attacks.semantic import Brightness, ChannelDominance, Feature, Se
 from leadfl_pl.attacks.within_spread import WithinHonestSpread
 
 __all__ = [
+    "A3FL",
     "ALIE",
     "DBA",
     "IPM",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,8 @@ class Attack:
     summed with :meth:`balance`, and :meth:`project` has the last word on the sum; after the step,
     :meth:`constrain` has it on the parameters. What differs between the malicious clients, or from
     round to round, is decided by :meth:`local`. An attack on updates overrides :meth:`corrupt`. An
-    attack that plants a backdoor overrides :meth:`trigger`, which evaluation uses.
+    attack that plants a backdoor overrides :meth:`trigger`, which evaluation uses. One that learns
+    from round to round does so in :meth:`adapt`; checkpoints have its :meth:`state_dict`.
 
     With the mark of :func:`~leadfl_pl.takes_stacks`, :meth:`tasks` treats every example by
     itself and is given several clients' batches end to end; :meth:`balance` is given losses (T, m)
@@ -31,6 +33,20 @@ class Attack:
 
     def check(self, image_shape: Sequence[int], num_classes: int) -> None:
         """Raises :class:`~leadfl_pl.ConfigError` if it does not fit images (C, H, W)."""
+
+    def adapt(self, view: AttackerView) -> None:
+        """Changes the attack's state, once in a round with attackers, before any client trains.
+
+        ``view`` is that of the first of them. Every process calls it, and then has the state of the
+        first process.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that :meth:`adapt` changes."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes the state that :meth:`state_dict` gave; an empty one is that of a new run."""
 
     def local(self, view: AttackerView) -> Attack:
         """The attack as one malicious client carries it out in one round."""
@@ -87,6 +103,15 @@ class AttackWrapper(Attack):
 
     def check(self, image_shape: Sequence[int], num_classes: int) -> None:
         self.attack.check(image_shape, num_classes)
+
+    def adapt(self, view: AttackerView) -> None:
+        self.attack.adapt(view)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.attack.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.attack.load_state_dict(state)
 
     def local(self, view: AttackerView) -> Attack:
         return self.attack.local(view)

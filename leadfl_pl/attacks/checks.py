@@ -27,6 +27,8 @@ def check_attack(attack: Attack, view: AttackerView, num_classes: int) -> None:
     x, y = view.images[:32], view.labels[:32]
     params = [p.detach() for p in view.model.parameters() if p.requires_grad]
     with isolated_rng(0):
+        attack.adapt(view)
+        attack.load_state_dict(attack.state_dict())
         local = attack.local(view)
         if not isinstance(local, Attack):
             raise _wrong(attack, "local", "an Attack", local)

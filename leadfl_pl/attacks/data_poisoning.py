@@ -65,8 +65,8 @@ class DataPoisoning(Attack):
         seed: which images.
 
     Raises:
-        ConfigError: a setting out of range; ``attack`` has no trigger, corrupts updates, or is
-            itself around another one.
+        ConfigError: a setting out of range; ``attack`` has no trigger, corrupts updates, adapts
+            its trigger, or is itself around another one.
 
     References:
         Gu, Dolan-Gavitt, Garg. BadNets: Identifying Vulnerabilities in the Machine Learning Model
@@ -85,7 +85,8 @@ class DataPoisoning(Attack):
         name = type(attack).__name__
         if not overrides(attack, "trigger"):
             raise ConfigError(f"DataPoisoning: attack must have a trigger, got attack = {name}")
-        if isinstance(attack, AttackWrapper) or overrides(attack, "corrupt"):
+        unused = any(overrides(attack, method) for method in ("corrupt", "adapt"))
+        if isinstance(attack, AttackWrapper) or unused:
             raise ConfigError(
                 "DataPoisoning: attack must be a plain attack on data, of which only the trigger "
                 f"is used ({name} can go around DataPoisoning), got attack = {name}"

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from leadfl_pl.aggregators import Aggregator
 from leadfl_pl.attacks import Attack
+from leadfl_pl.attacks.base import overrides
 from leadfl_pl.attacks.checks import check_corrupted
 from leadfl_pl.core.errors import ConfigError
-from leadfl_pl.core.rng import generator
+from leadfl_pl.core.rng import derive_seed, generator, isolated_rng
 from leadfl_pl.core.values import AttackerView, ClientUpdate, Cohort
 from leadfl_pl.core.vector import ModelVector
 from leadfl_pl.data import FederatedDataModule
@@ -117,6 +118,16 @@ class Clients:
             message = f"client {client_id} in round {cohort.round} raised {error!r} and is left out"
             warnings.warn(message, ClientFailed, stacklevel=2)
             return None
+
+    def adapt_attack(self, cohort: Cohort, last_update: Tensor | None) -> None:
+        """Lets the attack change its state before a round with attackers, alike on every rank."""
+        if not any(cohort.malicious) or not overrides(self.attack, "adapt"):
+            return
+        first = cohort.client_ids[cohort.malicious.index(True)]
+        with isolated_rng(derive_seed(self.seed, "adapt", cohort.round)):
+            self.attack.adapt(self.view(cohort.round, first, last_update))
+        strategy = self.client.trainer.strategy
+        self.attack.load_state_dict(strategy.broadcast(self.attack.state_dict()))
 
     def trains_as(
         self, cohort: Cohort, position: int, last_update: Tensor | None

@@ -64,8 +64,13 @@ class BackdoorEvaluation(Callback):
         self.on_validation_epoch_end(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"average": self.average.state_dict(), "last_averaged": self.last_averaged}
+        return {
+            "average": self.average.state_dict(),
+            "last_averaged": self.last_averaged,
+            "attack": self.attack.state_dict(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.average.load_state_dict(state_dict["average"])
         self.last_averaged = state_dict["last_averaged"]
+        self.attack.load_state_dict(state_dict.get("attack", {}))

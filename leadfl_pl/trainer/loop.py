@@ -83,6 +83,7 @@ class FederatedLoop(_FitLoop):
     def train(self, cohort: Cohort) -> list[ClientUpdate]:
         """What the cohort's clients send; each of this rank's is a batch of the Trainer's hooks."""
         self.epoch_loop.batch_progress.reset_on_run()
+        self.clients.adapt_attack(cohort, self.server.last_update)
         return train_cohort(self.clients, cohort, self.server.last_update, self._client_hooks)
 
     def server_step(self, updates: list[ClientUpdate], cohort: Cohort) -> None:
@@ -139,6 +140,7 @@ class FederatedLoop(_FitLoop):
         self.max_batches = trainer.val_check_batch = waves
 
     def _restore(self, device: torch.device) -> None:
+        self.clients.attack.load_state_dict(self._resumed.get("attack", {}))
         if not (state := self._resumed):
             return
         self.rounds_done = state["rounds_done"]
@@ -161,6 +163,7 @@ class FederatedLoop(_FitLoop):
             "momenta": self.clients.momenta,
             "initial": self.clients.initial,
             "server": self.server.state_dict(),
+            "attack": self.clients.attack.state_dict(),
             "result": None if self.result is None else self.result._asdict(),
         }
 

@@ -37,6 +37,9 @@ class Mine(fl.Attack):
     def project(self, gradients):
         return getattr(self, "project_value", gradients)
 
+    def constrain(self, params, start, step, num_steps):
+        params[0] = getattr(self, "constrain_value", params[0])
+
     def trigger(self, x, y):
         return getattr(self, "trigger_value", None)
 
@@ -62,6 +65,7 @@ class Mine(fl.Attack):
         ({"project": None}, "Mine.project must return a list of 6 gradients, got None"),
         ({"project": [X]}, "a list of 6 gradients, got list"),
         ({"project": [X] * 6}, r"Mine.project must return as a gradient a tensor of shape \(4, 1"),
+        ({"constrain": X}, r"Mine.constrain must leave a tensor of shape \(4, 1"),
         (
             {"trigger": X},
             r"Mine.trigger must return None or \(images, labels, which count\), got f",

@@ -33,6 +33,7 @@ class Line(NamedTuple):
 ATTACKS = {
     "PatternBackdoor": Line(PATTERN, trigger=True),
     "OnePixelBackdoor": Line(fl.OnePixelBackdoor(), trigger=True),
+    "A3FL": Line(fl.A3FL(steps=6, every=3), trigger=True),
     "BlendedBackdoor": Line(fl.BlendedBackdoor(), trigger=True),
     "DBA": Line(fl.DBA(size=(1, 3)), trigger=True),
     "LabelFlip": Line(fl.LabelFlip(3, 7), trigger=True),

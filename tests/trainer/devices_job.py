@@ -65,6 +65,7 @@ RUNS = {
     "label flip": {"attack": fl.LabelFlip()},
     "data poisoning": {"attack": fl.DataPoisoning(BACKDOOR, rate=0.2)},
     "one pixel": {"attack": fl.OnePixelBackdoor()},
+    "a3fl": {"attack": fl.A3FL(steps=6, every=3)},
     "blended": {"attack": fl.BlendedBackdoor()},
     "edge case": {"attack": fl.EdgeCaseBackdoor(SmallImages())},
     "pgd": {"attack": fl.PGD(BACKDOOR, epsilon=0.1)},

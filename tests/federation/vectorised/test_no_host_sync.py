@@ -45,6 +45,11 @@ class Watch(TorchDispatchMode):
         return result
 
 
+ON_DATA = (
+    "PatternBackdoor", "LabelFlip", "DBA", "DataPoisoning", "BlendedBackdoor", "EdgeCaseBackdoor",
+)  # fmt: skip
+
+
 def a_round(device: str, defense: fl.ClientDefense, attack: fl.Attack | None):
     """Two honest and two malicious clients, and the examples of their first two batches."""
     members = [
@@ -64,7 +69,7 @@ def a_round(device: str, defense: fl.ClientDefense, attack: fl.Attack | None):
     return made, index
 
 
-@pytest.mark.parametrize("attack", ["PatternBackdoor", "LabelFlip", "DBA", "DataPoisoning", None])
+@pytest.mark.parametrize("attack", [*ON_DATA, None])
 @pytest.mark.parametrize(
     ("name", "device"),
     [
