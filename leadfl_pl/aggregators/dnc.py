@@ -33,7 +33,7 @@ class DnC(Aggregator):
     r"""Divide and conquer: the mean of the updates that are no outliers in any of several trials.
 
     Each trial looks at r random coordinates of the updates, scores each update there by its squared
-    component along the top right singular vector of the centred ones (:func:`outlier_scores`), and
+    component along the top right singular vector of the centred ones (``outlier_scores``), and
     drops the :math:`\lceil cf \rceil` highest scores. The updates that no trial drops are averaged;
     the aggregate is zero if there are none.
 

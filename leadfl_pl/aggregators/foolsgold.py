@@ -44,7 +44,7 @@ class FoolsGold(Aggregator):
     r"""FoolsGold: the less a client's history resembles the others', the more its update counts.
 
     The aggregate is :math:`\frac1n \sum_c \alpha_c \delta_c`, where :math:`\alpha_c` are the
-    :func:`contribution_weights` of :math:`H_c`, the sum of all updates of client c up to this
+    ``contribution_weights`` of :math:`H_c`, the sum of all updates of client c up to this
     round. All weights zero keep the model.
 
     The rule remembers H of every client that ever took part: K x d numbers at most, 116 MB for

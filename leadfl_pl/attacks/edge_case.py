@@ -111,14 +111,14 @@ class EdgeCaseBackdoor(Attack):
     def check(self, image_shape: Sequence[int], num_classes: int) -> None:
         require_class(self, "target", self.target, num_classes)
         require_class(self, "source", self.source, num_classes)
-        known = self.known(torch.empty(0))
+        known = self._tail(torch.empty(0))
         if known.mean.shape != torch.Size(image_shape):
             raise ConfigError(
                 f"EdgeCaseBackdoor: data must have images of shape {tuple(image_shape)}, "
                 f"got data = {type(self.data).__name__} with {tuple(known.mean.shape)}"
             )
 
-    def known(self, like: Tensor) -> Tail:
+    def _tail(self, like: Tensor) -> Tail:
         """The tail of the source class, read once, on the device and in the dtype of ``like``."""
         if self._known is None:
             with isolated_rng(0):  # training batches are shuffled
@@ -136,7 +136,7 @@ class EdgeCaseBackdoor(Attack):
 
     @takes_stacks
     def tasks(self, x: Tensor, y: Tensor) -> list[Task]:
-        edge_cases, hashes = self.known(x).images, image_hash(x, self.seed)
+        edge_cases, hashes = self._tail(x).images, image_hash(x, self.seed)
         replaced = hashes < self.rate * 2**31
         images = edge_cases[hashes % len(edge_cases)]
         return [
@@ -145,6 +145,6 @@ class EdgeCaseBackdoor(Attack):
         ]  # fmt: skip
 
     def trigger(self, x: Tensor, y: Tensor) -> Triggered:
-        known = self.known(x)
+        known = self._tail(x)
         is_edge_case = distance(x, known.mean) >= known.radius
         return x, torch.full_like(y, self.target), (y == self.source) & is_edge_case
