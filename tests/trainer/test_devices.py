@@ -88,7 +88,7 @@ def one(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def two(folder: Path, one: dict[str, str]) -> dict[str, str]:
-    names = [*RUNS, "sparsefed:last", "leadfl released:2", "neurotoxin:2"]
+    names = [*RUNS, "sparsefed:last", "leadfl released:2", "neurotoxin:2", "a3fl:2"]
     return results(start(folder, names, 2))
 
 
@@ -127,9 +127,10 @@ def test_a_checkpoint_of_one_process_goes_on_in_two(
 def test_a_checkpoint_of_two_processes_goes_on_in_one(
     folder: Path, one: dict[str, str], two: dict[str, str]
 ) -> None:
-    found = results(start(folder, ["leadfl released:last", "neurotoxin:last"]))
+    found = results(start(folder, ["leadfl released:last", "neurotoxin:last", "a3fl:last"]))
     assert found["leadfl released:last"] == one["leadfl released"] != two["leadfl released:2"]
     assert found["neurotoxin:last"] == one["neurotoxin"] != two["neurotoxin:2"]
+    assert found["a3fl:last"] == one["a3fl"] != two["a3fl:2"]
 
 
 def test_two_nodes_give_the_bits_of_one(folder: Path, one: dict[str, str]) -> None:
