@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from math import isfinite
+from numbers import Real
 from typing import Any
 
 import torch
@@ -10,10 +12,7 @@ from nvflare.apis.fl_constant import FLMetaKey
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_common.abstract.model import ModelLearnableKey
 from nvflare.app_common.aggregators.model_aggregator import ModelAggregator
-from nvflare.app_common.aggregators.weighted_aggregation_helper import (
-    WeightedAggregationHelper,
-    filter_aggregatable_metrics,
-)
+from nvflare.app_common.aggregators.weighted_aggregation_helper import WeightedAggregationHelper
 from nvflare.app_common.app_constant import AppConstants
 from torch import Tensor
 
@@ -142,7 +141,8 @@ def mean_metrics(models: dict[str, FLModel]) -> dict[str, float] | None:
     """The mean of the clients' metrics that are finite numbers, weighted by numbers of steps."""
     helper = WeightedAggregationHelper()
     for client, model in models.items():
-        if numbers := filter_aggregatable_metrics(model.metrics):
+        metrics = (model.metrics or {}).items()
+        if numbers := {k: v for k, v in metrics if isinstance(v, Real) and isfinite(v)}:
             weight = model.meta.get(FLMetaKey.NUM_STEPS_CURRENT_ROUND, 1)
             helper.add(numbers, weight, client, 0)
     return helper.get_result() or None

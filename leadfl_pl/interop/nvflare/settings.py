@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
+from importlib import import_module
 from typing import Any
 
-from jsonargparse import ArgumentParser
 from torch import nn
 
 from leadfl_pl.aggregators import Aggregator
@@ -27,7 +27,7 @@ def settings_of(rule: Aggregator) -> dict[str, Any]:
     try:
         again = describe(from_settings(settings))
     except Exception as error:
-        again = error
+        again = str(error)
     if again != describe(rule) or type(rule).__module__ == "__main__":
         raise ConfigError(
             "RobustAggregator: rule must be of a class in a module that a server can import, and "
@@ -50,9 +50,12 @@ def as_settings(value: Any) -> Any:
     }
 
 
-def from_settings(settings: dict[str, Any]) -> Aggregator:
-    """The rule of these settings."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--rule", type=Aggregator)
-    rule: Aggregator = parser.instantiate(parser.parse_object({"rule": settings})).rule
-    return rule
+def from_settings(settings: Any) -> Any:
+    """What has these settings."""
+    if isinstance(settings, list):
+        return [from_settings(item) for item in settings]
+    if not isinstance(settings, dict):
+        return settings
+    module, _, name = settings["class_path"].rpartition(".")
+    arguments = {key: from_settings(value) for key, value in settings["init_args"].items()}
+    return getattr(import_module(module), name)(**arguments)
