@@ -118,8 +118,8 @@ class LocalSteps:
             )
         if not names and [p.shape for p in params] != list(self.shapes.values()):
             raise ConfigError(
-                f"{self.owner} cannot tell the names of the optimizer's {len(params)} tensors among "
-                f"the model's {len(self.shapes)}: give the optimizer model.named_parameters()"
+                f"{self.owner} cannot tell the names of the optimizer's {len(params)} tensors "
+                f"among the model's {len(self.shapes)}: give the optimizer model.named_parameters()"
             )
         self.params = params
         self.names = names or list(self.shapes)

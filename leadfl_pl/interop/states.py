@@ -100,7 +100,9 @@ def aggregate_states(
     start = flatten(like, list(like))  # (d + b,)
     d = sum(model[name].numel() for name in names.parameters)
     rows, clients = stack_states(states, like)
-    differences = torch.tensor([replies[c].is_difference for c in clients]).view(-1, 1).to(start.device)
+    differences = (
+        torch.tensor([replies[c].is_difference for c in clients]).view(-1, 1).to(start.device)
+    )
     updates = rows.where(differences, rows - start)
     models = (start + rows).where(differences, rows)
     weights = updates.new_tensor([replies[client].num_examples for client in clients])

@@ -52,11 +52,11 @@ class RobustAggregator(ModelAggregator):
     >>> from leadfl_pl import MultiKrum
     >>> aggregator = RobustAggregator(MultiKrum(f=1))
 
-    Differences from NVFlare's own aggregation (2.9):
-        1. Integer counters are averaged, by rules of other users' aggregators as well.
-        2. A reply with a wrong shape, or NaN, spoils the mean; with a key that is missing, only
-           the other clients are in it.
-        3. A number of steps that is not positive counts as one step.
+    Differences from NVFlare's own mean (2.9):
+        1. It averages whole state dicts, integer counters included.
+        2. NaN makes its model NaN, an additional key becomes a key of the model, and a wrong shape
+           is noticed when a part of the reply has been added.
+        3. A number of steps that is not positive counts as one step there.
     """
 
     def __init__(self, rule: Aggregator | str, seed: int = 0) -> None:

@@ -16,6 +16,7 @@ from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_context import FLContext
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_common.workflows.base_fedavg import BaseFedAvg
 from nvflare.job_config.fed_job_config import FedJobConfig
 from test_contract_rules import RULES
 from tiny import NetWithBatchNorm
@@ -158,6 +159,18 @@ def test_a_malformed_reply_is_left_out(bad: FLModel, fault: str) -> None:
         after = run(fl.Median(), bad, *good)
     alone = run(fl.Median(), *good)
     assert all(np.array_equal(after.params[name], alone.params[name]) for name in MODEL)
+
+
+def test_nvflares_own_mean_loses_the_model_or_raises() -> None:
+    def mean(name: str) -> dict[str, np.ndarray]:
+        return BaseFedAvg.aggregate_fn([*replies(0.0, 1.0), MALFORMED[name][0]]).params
+
+    assert np.isnan(mean("NaN")["0.bias"]).all()
+    assert "more" in mean("an additional key")
+    with pytest.raises(ValueError, match="could not be broadcast"):
+        mean("a wrong shape")
+    counter = "1.num_batches_tracked"
+    assert mean("a negative number of steps")[counter] == MODEL[counter] + 5
 
 
 def test_a_second_reply_of_a_client_is_left_out() -> None:
