@@ -100,11 +100,10 @@ def aggregate_states(
     start = flatten(like, list(like))  # (d + b,)
     d = sum(model[name].numel() for name in names.parameters)
     rows, clients = stack_states(states, like)
-    differences = (
-        torch.tensor([replies[c].is_difference for c in clients]).view(-1, 1).to(start.device)
-    )
-    updates = rows.where(differences, rows - start)
-    models = (start + rows).where(differences, rows)
+    measured = torch.tensor([replies[c].is_difference for c in clients], dtype=torch.bool)
+    measured = measured.to(start.device).view(-1, 1)
+    updates = rows.where(measured, rows - start)
+    models = (start + rows).where(measured, rows)
     weights = updates.new_tensor([replies[client].num_examples for client in clients])
     keep = reject(updates, weights, [f"client {client} in round {round}" for client in clients])
     try:

@@ -61,10 +61,13 @@ class RobustAggregator(ModelAggregator):
 
     def __init__(self, rule: Aggregator | str, seed: int = 0) -> None:
         super().__init__()
-        self.aggregator = from_settings(json.loads(rule)) if is_settings(rule) else rule
-        require_rule_for_states(f"{OWNER}: rule", self.aggregator)
+        if isinstance(rule, str) and rule.startswith("{"):
+            rule = from_settings(json.loads(rule))
+        require_rule_for_states(f"{OWNER}: rule", rule)
+        assert isinstance(rule, Aggregator)
         require_number(OWNER, "seed", seed, least=0, most=MAX_SEED, whole=True)
-        self._rule = json.dumps(settings_of(self.aggregator))  # which the job's config takes
+        self.aggregator = rule
+        self._rule = json.dumps(settings_of(rule))  # NVFlare writes it as the argument `rule`
         self.seed = seed
         self.replies: dict[str, FLModel] = {}
 
@@ -113,11 +116,6 @@ class RobustAggregator(ModelAggregator):
             raise ConfigError(f"{OWNER} needs a recipe with a model, such as model=Net(), got none")
         weights: dict[str, Any] = model[ModelLearnableKey.WEIGHTS]
         return weights
-
-
-def is_settings(rule: object) -> bool:
-    """Whether it is what a job's config has of a rule."""
-    return isinstance(rule, str) and rule.startswith("{")
 
 
 def state_of(params: dict[str, Any]) -> dict[str, Tensor]:

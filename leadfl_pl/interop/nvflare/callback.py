@@ -59,12 +59,13 @@ class ClientDefenseCallback(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Before the model of the round is received."""
         self.steps = None
-        places = [i for i, c in enumerate(trainer.callbacks) if isinstance(c, FLCallback)]
-        if not places or places[0] < trainer.callbacks.index(self):
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        patches = [c for c in callbacks if isinstance(c, FLCallback)]
+        if not patches or callbacks.index(patches[0]) < callbacks.index(self):
             raise ConfigError(
                 f"{OWNER} must be among the Trainer's callbacks when flare.patch(trainer) is called"
             )
-        self.flare = trainer.callbacks[places[0]]
+        self.patch = patches[0]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """In the first epoch of a round: the module has the global model."""
@@ -73,7 +74,7 @@ class ClientDefenseCallback(Callback):
         named = {n: p for n, p in pl_module.named_parameters() if p.requires_grad}
         self.params = [p.detach() for p in named.values()]
         self.start = parameters_to_vector(self.params)  # (d,)
-        noise = derive_seed(self.seed, f"noise/{get_site_name()}", self.flare.current_round)
+        noise = derive_seed(self.seed, f"noise/{get_site_name()}", self.patch.current_round)
         shapes = {name: p.shape for name, p in named.items()}
         count = self.num_steps or steps_left(trainer)
         self.steps = LocalSteps(OWNER, self.defense, shapes, count, noise)

@@ -23,7 +23,7 @@ def settings_of(rule: Aggregator) -> dict[str, Any]:
     Raises:
         ConfigError: the rule that these settings give is another one.
     """
-    settings = as_settings(rule)
+    settings: dict[str, Any] = as_settings(rule)
     try:
         again = describe(from_settings(settings))
     except Exception as error:

@@ -173,7 +173,7 @@ def test_what_cannot_be_followed_raises_and_the_hooks_are_gone(
 
 
 def test_another_number_of_steps_than_was_said_raises(run) -> None:
-    with pytest.raises(fl.ConfigError, match="num_steps must be 4, which .* got num_steps = 3"):
+    with pytest.raises(fl.ConfigError, match=r"num_steps must be 4, which .* got num_steps = 3"):
         run(Classifier(), ClientDefenseCallback(fl.Contraction(), num_steps=3))
 
 
