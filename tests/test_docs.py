@@ -19,8 +19,8 @@ import leadfl_pl
 from leadfl_pl.cli.main import main
 
 GENERATED = ROOT / "docs" / "results.md"
-FLOWER = ROOT / "docs/guides/flower.md"  # tests/interop/flower/test_flower_docs.py
-PAGES = [ROOT / "README.md", *sorted({*(ROOT / "docs").rglob("*.md")} - {GENERATED, FLOWER})]
+PLUGINS = {ROOT / "docs/guides" / f"{name}.md" for name in ("flower", "nvflare")}  # tests/interop
+PAGES = [ROOT / "README.md", *sorted({*(ROOT / "docs").rglob("*.md")} - PLUGINS - {GENERATED})]
 TEXT = {str(page.relative_to(ROOT)): page.read_text() for page in PAGES}
 
 

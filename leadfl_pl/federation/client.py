@@ -14,6 +14,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from leadfl_pl.core.errors import ConfigError, require_choice, require_number
+from leadfl_pl.core.rng import derive_seed
 from leadfl_pl.core.values import LocalStep
 from leadfl_pl.defenses import ClientDefense, NoDefense, check_update
 from leadfl_pl.defenses.base import clones
@@ -207,10 +208,11 @@ class FederatedClient(LightningModule):
     # ------------------------------------------------------------------ hooks of a Trainer
 
     def on_train_start(self) -> None:
-        steps = self.trainer.estimated_stepping_batches
+        done = self.trainer.global_step  # not 0 in a later fit, such as a later round in NVFlare
+        steps = self.trainer.estimated_stepping_batches - done
         if steps == math.inf:  # a fit without an end: its rounds are epochs
             steps = self.trainer.num_training_batches
-        self.start_round(torch.initial_seed(), int(steps))
+        self.start_round(derive_seed(torch.initial_seed(), "noise", done), int(steps))
 
     def on_train_epoch_start(self) -> None:
         self.start_epoch()

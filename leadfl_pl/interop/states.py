@@ -25,8 +25,9 @@ BUFFERS = ("running_mean", "running_var")  # the last part of their names in tor
 class Reply(NamedTuple):
     """What a client sends after its local steps."""
 
-    state: State  # of its model
+    state: State  # of its model, or the difference from the global one
     num_examples: float
+    is_difference: bool = False
 
 
 class StateNames(NamedTuple):
@@ -99,7 +100,10 @@ def aggregate_states(
     start = flatten(like, list(like))  # (d + b,)
     d = sum(model[name].numel() for name in names.parameters)
     rows, clients = stack_states(states, like)
-    updates = rows - start
+    measured = torch.tensor([replies[c].is_difference for c in clients], dtype=torch.bool)
+    measured = measured.to(start.device).view(-1, 1)
+    updates = rows.where(measured, rows - start)
+    models = (start + rows).where(measured, rows)
     weights = updates.new_tensor([replies[client].num_examples for client in clients])
     keep = reject(updates, weights, [f"client {client} in round {round}" for client in clients])
     try:
@@ -117,7 +121,7 @@ def aggregate_states(
     moved = start.clone()
     moved[:d] += delta
     if chosen:
-        moved[d:] = rows[chosen, d:].mean(dim=0)
+        moved[d:] = models[chosen, d:].mean(dim=0)
     if not bool(moved.isfinite().all()):
         raise FloatingPointError(
             f"round {round}: the update that {type(rule).__name__} made of finite ones is not "

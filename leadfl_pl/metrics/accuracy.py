@@ -32,8 +32,9 @@ class _Share(Metric):
             preds = preds.argmax(dim=1)
         hit = preds == target
         mask = torch.ones_like(hit) if mask is None else mask
-        self.hits += (hit & mask).sum()
-        self.total += mask.sum()
+        # not in place: Lightning's validate() leaves tensors that autograd may not see
+        self.hits = self.hits + (hit & mask).sum()
+        self.total = self.total + mask.sum()
 
     def compute(self) -> Tensor:
         """The share () in [0, 1]; NaN before any image was counted."""

@@ -89,6 +89,25 @@ def test_it_fits_validates_and_tests_with_a_datamodule() -> None:
     assert 0.3 < tested["test/clean_accuracy"] <= 1.0
 
 
+def test_a_later_fit_has_its_own_steps_and_its_own_noise(monkeypatch) -> None:
+    """The fits of one Trainer are the rounds of a client in NVFlare."""
+    rounds = []
+
+    def start_round(self, noise_seed, num_steps, initial=None) -> None:
+        rounds.append((noise_seed, num_steps))
+        start(self, noise_seed, num_steps, initial)
+
+    start = fl.FederatedClient.start_round
+    monkeypatch.setattr(fl.FederatedClient, "start_round", start_round)
+    client, trainer = small_client(), plain_trainer(max_epochs=2)
+    trainer.fit(client, loader())
+    trainer.fit_loop.max_epochs = 4  # as flare.patch does
+    trainer.fit(client, loader())
+    (first_seed, first), (second_seed, second) = rounds
+    assert first == second == 30
+    assert first_seed != second_seed
+
+
 def test_a_malicious_client_learns_the_trigger_and_runs_no_defense() -> None:
     attack = fl.PatternBackdoor()
     client = fl.MaliciousClient(NetWithBatchNorm(), attack, lr=0.1)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-EXTRAS = {"flower": ("flwr", "Flower")}
+EXTRAS = {"flower": ("flwr", "Flower"), "nvflare": ("nvflare", "NVIDIA FLARE")}
 
 
 @pytest.mark.parametrize("extra", EXTRAS)

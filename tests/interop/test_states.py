@@ -97,6 +97,26 @@ def test_with_too_few_replies_the_model_stays(model: State) -> None:
     assert all(after[name].equal(t) for name, t in model.items())
 
 
+def test_without_a_reply_the_model_stays(model: State) -> None:
+    with pytest.warns(UserWarning, match="round 2 keeps the old model: FedAvg needs n >= 1"):
+        after, _ = aggregate_states(fl.FedAvg(), model, {}, round=2, seed=0)
+    assert all(after[name].equal(t) for name, t in model.items())
+
+
+def test_a_difference_reaches_the_rule_as_it_is_and_buffers_are_moved_by_it(model: State) -> None:
+    class Spy(fl.FedAvg):
+        def combine(self, updates: Tensor, weights: Tensor) -> Tensor:
+            assert (updates[0] == torch.tensor(1e-12)).all()  # beside the model it is nothing
+            assert updates[1].allclose(torch.ones(()))
+            return super().combine(updates, weights)
+
+    tiny = Reply({n: torch.full_like(t, 1e-12) for n, t in model.items()}, 1, is_difference=True)
+    replies = {0: tiny, 1: Reply(moved(model, 1.0, 0), 1)}
+    after, _ = aggregate_states(Spy(), model, replies, round=0, seed=0)
+    for name in ("0.bias", "1.running_mean"):
+        torch.testing.assert_close(after[name], model[name] + 0.5)
+
+
 def test_noise_is_a_function_of_seed_and_round() -> None:
     model, replies = {"w": torch.zeros(3)}, {0: Reply({"w": torch.ones(3)}, 1)}
     rule = fl.WeakDP(max_norm=1.0, noise=0.1)

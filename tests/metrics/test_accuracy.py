@@ -14,6 +14,15 @@ def test_shares_are_over_examples_and_not_over_batches() -> None:
     assert metric.compute().item() == 0.75  # the mean of the batches is 0.5
 
 
+def test_it_counts_on_after_a_reset_in_inference_mode() -> None:
+    """As between ``Trainer.validate`` and ``Trainer.fit``."""
+    metric = CleanAccuracy()
+    with torch.inference_mode():
+        metric.reset()
+    metric.update(torch.tensor([1, 0]), torch.tensor([1, 1]))
+    assert metric.compute().item() == 0.5
+
+
 def test_logits_count_by_their_largest_entry() -> None:
     logits = torch.tensor([[0.1, 2.0], [3.0, 0.0]])
     assert CleanAccuracy()(logits, torch.tensor([1, 1])).item() == 0.5

@@ -10,13 +10,14 @@ from flwr.clientapp.typing import ClientAppCallable, Mod
 from flwr.common.constant import ErrorCode
 from torch import Tensor
 
-from leadfl_pl.core.errors import ConfigError, require_number, summarise
+from leadfl_pl.core.errors import ConfigError, require_number
 from leadfl_pl.core.rng import MAX_SEED, derive_seed
 from leadfl_pl.core.vector import unflatten
 from leadfl_pl.defenses import ClientDefense
-from leadfl_pl.interop.flower.local_steps import MOD, LocalSteps
+from leadfl_pl.interop.local_steps import LocalSteps, require_hooked_defense
 from leadfl_pl.interop.states import StateNames, flatten
 
+MOD = "client_defense_mod"
 StepCount: TypeAlias = int | Callable[[Message, Context], int]
 
 
@@ -50,15 +51,7 @@ def client_defense_mod(
     >>> from leadfl_pl import Contraction
     >>> app = ClientApp(mods=[client_defense_mod(Contraction(half_life=4.0), num_steps=190)])
     """
-    if not isinstance(defense, ClientDefense):
-        raise ConfigError(
-            f"{MOD}.defense must be a ClientDefense such as LeadFL(), got {summarise(defense)}"
-        )
-    if defense.needs_initial:
-        raise ConfigError(
-            f"{MOD}.defense must not need the run's initial model, which a client of Flower may "
-            f"never have seen, got {type(defense).__name__}"
-        )
+    require_hooked_defense(MOD, defense)
     if not (num_steps is None or callable(num_steps)):
         require_number(MOD, "num_steps", num_steps, least=1, whole=True)
     require_number(MOD, "seed", seed, least=0, most=MAX_SEED, whole=True)
@@ -81,6 +74,7 @@ def client_defense_mod(
             require_number(MOD, "num_steps", count, least=1, whole=True)
         client = int(context.node_config.get("partition-id", context.node_id))
         steps = LocalSteps(
+            MOD,
             defense,
             {name: model[name].shape for name in names},
             count,

@@ -7,35 +7,21 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import flower_process  # noqa: F401
+import local_training
 import pytest
 import torch
 import torch.nn.functional as F
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
+from local_training import GLOBAL, LR, STEPS, Halved, ReadsInitial, batches, network, same
 from torch import Tensor, nn
 
 import leadfl_pl as fl
 from leadfl_pl.core.rng import derive_seed
-from leadfl_pl.core.values import LocalStep
 from leadfl_pl.interop.flower import client_defense_mod
 
-STEPS, LR, ROUND = 4, 0.1, 3
+ROUND = 3
 Loop = Callable[[nn.Module, int], None]
-
-
-def network() -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
-
-
-GLOBAL = network().state_dict()
-
-
-def batches(client: int) -> list[tuple[Tensor, Tensor]]:
-    rng = torch.Generator().manual_seed(client)
-    classes = torch.arange(10) % 3
-    return [(torch.randn(10, 4, generator=rng), classes) for _ in range(STEPS)]
 
 
 def plain_loop(model: nn.Module, client: int, **optimizer: float) -> None:
@@ -81,25 +67,8 @@ def trained(client_app: ClientApp, client: int = 2) -> dict[str, Tensor]:
 
 
 def by_hand(defense: fl.ClientDefense, client: int = 2, momentum: float = 0) -> dict[str, Tensor]:
-    """The same training, with the defense written into the loop."""
-    model = network()
-    named = dict(model.named_parameters())
-    names, params = list(named), [p.detach() for p in named.values()]
-    sgd = torch.optim.SGD(named.values(), lr=LR, momentum=momentum)
-    rng = torch.Generator().manual_seed(derive_seed(0, "noise", ROUND, client))
-    state = defense.start(names, params)
-    for i, (x, y) in enumerate(batches(client)):
-        sgd.zero_grad()
-        F.cross_entropy(model(x), y).backward()
-        sgd.step()
-        grads = [p.grad for p in named.values()]
-        step = LocalStep(names, params, grads, LR, i, STEPS, i == 0, sgd.step, rng)
-        state = defense.after_step(step, state)
-    return model.state_dict()
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return all(a[name].equal(b[name]) for name in b)
+    seed = derive_seed(0, "noise", ROUND, client)
+    return local_training.by_hand(defense, seed, client, GLOBAL, momentum)
 
 
 @pytest.mark.parametrize(
@@ -143,13 +112,6 @@ def test_the_number_of_steps_may_come_with_the_message() -> None:
     config = ConfigRecord({"server-round": ROUND, "steps": STEPS // 2})
     result = ask(app(plain_loop, mod), config=config).content["arrays"].to_torch_state_dict()
     assert same(result, by_hand(fl.Contraction(1.0)))
-
-
-class Halved(fl.ClientDefense):
-    """Sends half of its update."""
-
-    def finish(self, delta: Tensor, generator: torch.Generator) -> Tensor:
-        return delta.mul_(0.5)
 
 
 def test_finish_changes_the_parameters_that_are_sent_and_nothing_else() -> None:
@@ -221,10 +183,6 @@ def test_the_hooks_are_gone_afterwards_also_after_an_error() -> None:
 def test_other_messages_pass_through() -> None:
     reply = ask(app(plain_loop, client_defense_mod(fl.LeadFL())), kind="query", arrays=None)
     assert "config" in reply.content
-
-
-class ReadsInitial(fl.ClientDefense):
-    needs_initial = True
 
 
 @pytest.mark.parametrize(

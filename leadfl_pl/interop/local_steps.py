@@ -15,11 +15,10 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
-from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.errors import ConfigError, summarise
 from leadfl_pl.core.values import LocalStep
 from leadfl_pl.defenses import ClientDefense, check_update
 
-MOD = "client_defense_mod"
 TURN = RLock()  # torch's table of hooks must not change while another thread goes through it
 
 
@@ -30,9 +29,8 @@ class ObservedStep(LocalStep):
     def num_steps(self) -> int:
         if (given := super().num_steps) is None:
             raise ConfigError(
-                f"{MOD}.num_steps must be the number of local steps that a client takes in a "
-                "round, or a function of message and context that gives it, for a defense that "
-                "asks for it, got num_steps = None"
+                "num_steps must be the number of local steps that a client takes in a round, for a "
+                "defense that asks for it, got num_steps = None"
             )
         return given
 
@@ -41,8 +39,21 @@ class ObservedStep(LocalStep):
         if self.step == 0:
             return True
         raise ConfigError(
-            f"{MOD}.defense must not ask where local epochs start, as released formulations do: "
-            "the hooks of an optimizer do not tell"
+            "the defense must not ask where local epochs start, as released formulations do: the "
+            "hooks of an optimizer do not tell"
+        )
+
+
+def require_hooked_defense(owner: str, defense: object) -> None:
+    """Raises :class:`ConfigError` unless :class:`LocalSteps` may call ``defense``."""
+    if not isinstance(defense, ClientDefense):
+        raise ConfigError(
+            f"{owner}.defense must be a ClientDefense such as LeadFL(), got {summarise(defense)}"
+        )
+    if defense.needs_initial:
+        raise ConfigError(
+            f"{owner}.defense must not need the run's initial model, which a client may never "
+            f"have seen, got {type(defense).__name__}"
         )
 
 
@@ -50,6 +61,7 @@ class LocalSteps:
     """Calls a defense after every step that an optimizer takes in this thread.
 
     Args:
+        owner: the name that its errors begin with.
         defense: any that does not need the initial model of the run.
         shapes: of the model's parameters, by name, in the order of the model.
         num_steps: I, how many steps there will be; None: not known.
@@ -58,11 +70,13 @@ class LocalSteps:
 
     def __init__(
         self,
+        owner: str,
         defense: ClientDefense,
         shapes: dict[str, torch.Size],
         num_steps: int | None,
         noise_seed: int,
     ) -> None:
+        self.owner = owner
         self.defense = defense
         self.shapes = shapes
         self.num_steps = num_steps
@@ -93,18 +107,19 @@ class LocalSteps:
         if not self.params:
             self.start(optimizer, params, names)
         elif list(map(id, params)) != list(map(id, self.params)):
-            raise ConfigError(f"{MOD} follows one optimizer a client, got a second one")
+            raise ConfigError(f"{self.owner} follows one optimizer a client, got a second one")
 
     def start(self, optimizer: Optimizer, params: list[Tensor], names: Sequence[str]) -> None:
         """Before the first step: the parameters are the global model's."""
         if isinstance(optimizer, LBFGS):
             raise ConfigError(
-                f"{MOD} needs an optimizer that takes one gradient a step, such as SGD, got LBFGS"
+                f"{self.owner} needs an optimizer that takes one gradient a step, such as SGD, "
+                "got LBFGS"
             )
         if not names and [p.shape for p in params] != list(self.shapes.values()):
             raise ConfigError(
-                f"{MOD} cannot tell the names of the optimizer's {len(params)} tensors among the "
-                f"message's {len(self.shapes)}: give the optimizer model.named_parameters()"
+                f"{self.owner} cannot tell the names of the optimizer's {len(params)} tensors "
+                f"among the model's {len(self.shapes)}: give the optimizer model.named_parameters()"
             )
         self.params = params
         self.names = names or list(self.shapes)
@@ -118,7 +133,7 @@ class LocalSteps:
         lr, *others = {float(group["lr"]) for group in optimizer.param_groups}
         if others:
             raise ConfigError(
-                f"{MOD} needs one learning rate for all parameters, got {lr} and {others[0]}"
+                f"{self.owner} needs one learning rate for all parameters, got {lr} and {others[0]}"
             )
         step = ObservedStep(
             names=self.names,
@@ -142,7 +157,7 @@ class LocalSteps:
 
     def refuse_gradient(self, params: list[Tensor]) -> list[Tensor]:
         raise ConfigError(
-            f"{MOD}.defense must ask for no gradient at other parameters, "
+            f"{self.owner}.defense must ask for no gradient at other parameters, "
             f"got {type(self.defense).__name__}"
         )
 
@@ -153,11 +168,13 @@ class LocalSteps:
             ConfigError: the loop took no step, or others than ``num_steps``.
         """
         if not self.taken:
-            raise ConfigError(f"{MOD} saw no step of a torch optimizer in the thread of the client")
+            raise ConfigError(
+                f"{self.owner} saw no step of a torch optimizer in the thread of the client"
+            )
         if self.num_steps not in (None, self.taken):
             raise ConfigError(
-                f"{MOD}.num_steps must be {self.taken}, which is how many steps the optimizer "
-                f"took, got num_steps = {self.num_steps}"
+                f"{self.owner}.num_steps must be {self.taken}, which is how many steps the "
+                f"optimizer took, got num_steps = {self.num_steps}"
             )
         sent = self.defense.finish(delta.to(self.generator.device, copy=True), self.generator)
         check_update(self.defense, delta, sent)
