@@ -52,7 +52,7 @@ def failure(capsys: pytest.CaptureFixture, *flags: str) -> str:
         (["--model.defense.alfa=1"], "model.defense.alfa is no setting of LeadFL, which has alpha"),
         (["--model.defense.alpha=-0.4"], "LeadFL: alpha must be >= 0, got alpha = -0.4"),
         (["--model.defense.clip=0"], "LeadFL: clip must be > 0, got clip = 0.0"),
-        (["--trainer.federation.aggregator=Kum"], "FLAME, FLTrust, FedAvg, Krum, Median, "),
+        (["--trainer.federation.aggregator=Kum"], "FLTrust, FedAvg, FoolsGold, Krum, Median, "),
         (["--trainer.federation.aggregator.f=4"], "MultiKrum needs n >= 2f + 3 = 11 updates for "
                                                   "f = 4, got n = 10"),
         (["--trainer.federation.num_malicious=101"], "trainer.federation.num_malicious must be <= "
