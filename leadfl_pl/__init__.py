@@ -74,10 +74,11 @@ from leadfl_pl.data import (
     Digits,
     FashionMNIST,
     FederatedDataModule,
+    HuggingFaceData,
     ImageSet,
     TorchvisionData,
 )
-from leadfl_pl.data.splits import IID, Dirichlet, LabelLimited, QuantitySkew, Shards, Split
+from leadfl_pl.data.splits import IID, Dirichlet, LabelLimited, Natural, QuantitySkew, Shards, Split
 from leadfl_pl.defenses import (
     FLWBC,
     LDP,
@@ -198,6 +199,7 @@ __all__ = [
     "FixedSchedule",
     "FoolsGold",
     "ForcedRounds",
+    "HuggingFaceData",
     "ImageSet",
     "Krum",
     "LabelFlip",
@@ -211,6 +213,7 @@ __all__ = [
     "MinSum",
     "ModelReplacement",
     "MultiKrum",
+    "Natural",
     "NearestNeighborMixing",
     "Neurotoxin",
     "NoDefense",

@@ -109,6 +109,17 @@ def class_number(label: Any) -> int:
     return number
 
 
+def read_pair(module: FederatedDataModule, train: Any, test: Any) -> tuple[ImageSet, ImageSet]:
+    """Both data sets in memory; ``module`` gets their image shape and number of classes."""
+    sets = read_images(train, "data.train"), read_images(test, "data.test")
+    channels, height, width = sets[0].images[0].shape
+    module.image_shape = (channels, height, width)
+    named = [len(getattr(source, "classes", ())) for source in (train, test)]
+    largest = [int(labels.max()) + 1 for _, labels in sets]
+    module.num_classes = max(named + largest)
+    return sets
+
+
 class TorchvisionData(FederatedDataModule):
     """Any two map-style data sets of (image, label), read into memory once.
 
@@ -144,13 +155,4 @@ class TorchvisionData(FederatedDataModule):
         self.sources = (train, test)
 
     def load(self) -> tuple[ImageSet, ImageSet]:
-        train, test = (
-            read_images(source, f"data.{name}")
-            for source, name in zip(self.sources, ("train", "test"), strict=True)
-        )
-        channels, height, width = train.images[0].shape
-        self.image_shape = (channels, height, width)
-        named = [len(getattr(source, "classes", ())) for source in self.sources]
-        largest = [int(labels.max()) + 1 for _, labels in (train, test)]
-        self.num_classes = max(named + largest)
-        return train, test
+        return read_pair(self, *self.sources)

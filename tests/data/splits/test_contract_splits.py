@@ -53,8 +53,14 @@ TABLE = {
         leadfl_pl.QuantitySkew(1.0),
         lambda counts: spread(counts.sum(1)) > 50 and mixes_differ_by_chance_only(counts),
     ),
+    "Natural": Line(
+        leadfl_pl.Natural(torch.arange(20).repeat_interleave(torch.arange(81, 121, 2))),
+        lambda counts: counts.sum(1).sort().values.tolist() == list(range(81, 121, 2)),
+    ),
 }
-SPLITS = [pytest.param(line.split, id=name) for name, line in TABLE.items()]
+SPLITS = [  # Natural is of one data set: test_natural.py
+    pytest.param(line.split, id=name) for name, line in TABLE.items() if name != "Natural"
+]
 quickly = settings(max_examples=25, deadline=None, database=None, derandomize=True)
 labels_lists = st.lists(st.integers(-3, 6), min_size=1, max_size=120)
 seeds = st.integers(0, 2**31)
@@ -90,7 +96,7 @@ def test_every_split_of_the_package_has_a_line() -> None:
     assert names <= set(leadfl_pl.__all__)
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", [line.split for line in TABLE.values()], ids=TABLE)
 def test_every_setting_can_be_read_back(split: Split) -> None:
     parameters = inspect.signature(type(split)).parameters
     assert set(parameters) - {"args", "kwargs"} == vars(split).keys()
