@@ -35,6 +35,8 @@ INTERNAL = (  # what docstrings of public names refer to
     "leadfl_pl.trainer.trainer.DiskFullError",
 )
 
+PLUGINS = {"flower": "leadfl_pl.interop.flower", "nvflare": "leadfl_pl.interop.nvflare"}
+
 
 def package_of(name: str) -> str:
     """The package that a name of ``leadfl_pl`` comes from, ``leadfl_pl`` itself for a constant.
@@ -75,7 +77,12 @@ def pages() -> dict[str, str]:
     for package, of_package in sorted(names.items()):
         parts = [title(package), f".. automodule:: leadfl_pl.{package}\n"]
         written[package] = "\n".join([*parts, *map(directive, of_package)])
-    index = [title("API"), "Everything that ``import leadfl_pl`` gives, by package.\n"]
+    for name, module in PLUGINS.items():
+        written[name] = title(f"interop.{name}") + f"\n.. automodule:: {module}\n   :members:\n"
+    index = [
+        title("API"),
+        "Everything that ``import leadfl_pl`` gives, by package, and the plug-ins.\n",
+    ]
     index += [
         *map(directive, constants),
         ".. toctree::\n   :maxdepth: 2\n",

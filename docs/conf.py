@@ -13,13 +13,14 @@ from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
+from sphinx.util.inspect import signature, stringify_signature
 from sphinx.util.nodes import make_refnode
 
 import leadfl_pl
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
-from api_pages import INTERNAL, pages  # noqa: E402
+from api_pages import INTERNAL, PLUGINS, pages  # noqa: E402
 
 DOCUMENTED = {name.rpartition(".")[2] for name in (*leadfl_pl.__all__, *INTERNAL)}
 
@@ -31,10 +32,11 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ex
 nitpicky = True
 nitpick_ignore_regex = [  # other packages, which are not on this site
     (r"py:.*", r"(?!leadfl_pl\b)[a-zA-Z_]\w*(\.\w+)+"),
-    (r"py:.*", r"Tensor|Method"),
+    (r"py:.*", r"Tensor|Method|Message|ArrayRecord|MetricRecord"),
     # types of arguments that users do not pass themselves
     (r"py:class", r"leadfl_pl\..*\.(Client|DiagonalProbe|Method|Snapshot|TensorBatches)"),
 ]
+autodoc_mock_imports = ["flwr", "nvflare"]  # whose versions of other packages are older
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False  # else every rule repeats what a rule is
 python_maximum_signature_line_length = 80
@@ -100,8 +102,16 @@ def block_math(self: Any, node: nodes.Element) -> None:
 def public_bases(app: Sphinx, name: str, obj: type, options: Any, bases: list[type]) -> None:
     """Shows the nearest public class in place of a base that only shares code."""
     for i, base in enumerate(bases):
-        line = getattr(base, "__mro__", [base])  # NamedTuple is a function
+        line = base.__mro__ if isinstance(base, type) else [base]  # NamedTuple, another's stand-in
         bases[i] = next(b for b in line if b.__name__ in DOCUMENTED or not is_ours(b))
+
+
+def own_arguments(app: Sphinx, what: str, name: str, obj: Any, *rest: Any) -> Any:
+    """The arguments of a class whose base is another package's stand-in, not those of that."""
+    if rest[1] == "(*args: Any, **kwargs: Any)" and what == "class":
+        own = signature(obj.__init__, bound_method=True)
+        return stringify_signature(own, show_return_annotation=False), None
+    return None
 
 
 def is_ours(cls: type) -> bool:
@@ -127,15 +137,17 @@ def by_last_name(app: Sphinx, env: BuildEnvironment, node: Any, text: nodes.Node
 
 def require_public_names(app: Sphinx, env: BuildEnvironment) -> None:
     """Warns of every public name that no page documents."""
-    for name in leadfl_pl.__all__:
-        if f"leadfl_pl.{name}" not in env.domains["py"].objects:
-            logging.getLogger(__name__).warning("leadfl_pl.%s is on no page", name)
+    for module in ("leadfl_pl", *PLUGINS.values()):
+        for name in sys.modules[module].__all__:
+            if f"{module}.{name}" not in env.domains["py"].objects:
+                logging.getLogger(__name__).warning("%s.%s is on no page", module, name)
 
 
 def setup(app: Sphinx) -> None:
     write_sources()
     app.add_html_math_renderer("mathml", (inline_math, None), (block_math, None))
     app.connect("autodoc-process-docstring", no_field_numbers)
+    app.connect("autodoc-process-signature", own_arguments)
     app.connect("autodoc-process-bases", public_bases)
     app.connect("missing-reference", by_last_name)
     app.connect("env-check-consistency", require_public_names)
