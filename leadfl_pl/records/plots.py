@@ -55,15 +55,15 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Writes the figure to ``path``, a PNG, and as SVG and PDF beside it, each whole."""
+def save_figure(figure: Figure, path: Path, kinds: Sequence[str] = ("png", "svg", "pdf")) -> None:
+    """Writes the figure to ``path`` with the ending of each kind, each file whole."""
     import matplotlib as mpl
 
-    dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
+    dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     with mpl.rc_context({"svg.hashsalt": "leadfl_pl"}):  # the same figure is the same file
-        for kind, metadata in dates.items():
+        for kind in kinds:
             data = io.BytesIO()
-            figure.savefig(data, format=kind, dpi=150, metadata=metadata)
+            figure.savefig(data, format=kind, dpi=150, metadata=dates.get(kind))
             write_whole(path.with_suffix(f".{kind}"), data.getbuffer())
 
 

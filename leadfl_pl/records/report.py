@@ -33,11 +33,11 @@ class RunReport(Callback):
     """Keeps one row a round of a federation, and at the end prints a table and draws a figure.
 
     ``rounds.csv``, ``run.json`` (command, seed, versions, commit, machine, split), ``split.png``
-    (who has how many examples of which class) and ``accuracy.png``, both as SVG and PDF too, go to
-    ``dirpath``, the logger's folder if not given, nowhere without either. A row has every scalar
-    that was logged in its round before this callback's ``on_train_epoch_end``. The split's numbers
-    go to every logger as well, the table and the figures to Weights & Biases. The rows travel in
-    the checkpoint, so a resumed run reports all its rounds.
+    (who has how many examples of which class) and ``accuracy.png`` go to ``dirpath``, the logger's
+    folder if not given, nowhere without either. A row has every scalar that was logged in its round
+    before this callback's ``on_train_epoch_end``. The split's numbers go to every logger as well,
+    the table and the figures to Weights & Biases. The rows travel in the checkpoint, so a resumed
+    run reports all its rounds.
 
     Args:
         dirpath: where the files go.
@@ -103,8 +103,9 @@ class RunReport(Callback):
         write_rows(self.folder, self.rows)  # also where no round was left to run
         majority = trainer.federation.clients_per_round / 2
         name = Path(trainer.default_root_dir).resolve().name
-        save_figure(plot_label_shares(self.label_counts, name), self.folder / SPLIT)
-        save_figure(plot_accuracies(self.rows, majority, name), self.folder / ACCURACY)
+        # PNG only: an experiment has thousands of runs, and a report of some draws all kinds
+        save_figure(plot_label_shares(self.label_counts, name), self.folder / SPLIT, ["png"])
+        save_figure(plot_accuracies(self.rows, majority, name), self.folder / ACCURACY, ["png"])
         numbers = summary(self.rows, majority)
         figures = {"accuracy": self.folder / ACCURACY, "split": self.folder / SPLIT}
         log_report(trainer, numbers, figures)
