@@ -37,6 +37,11 @@ def rules(n: int, d: int) -> dict[str, fl.Aggregator]:
         "flame": fl.FLAME(),
         "sparsefed": fl.SparseFed(k=d // 10),
         "weak dp": fl.WeakDP(),
+        "centered clipping": fl.CenteredClipping(),
+        "dnc": fl.DnC(f=n // 5),
+        "foolsgold": fl.FoolsGold(),
+        "robustlr": fl.RobustLR(),
+        "crfl": fl.CRFL(),
         "norm clipping + fedavg": fl.PreAggregation([fl.NormClipping()], fl.FedAvg()),
         "nnm + median": fl.PreAggregation([fl.NearestNeighborMixing(f=n // 5)], fl.Median()),
     }
@@ -69,7 +74,11 @@ def main() -> int:
     rng = torch.Generator().manual_seed(0)
     updates = 1e-4 * torch.randn(arguments.n, arguments.d, generator=rng)
     updates = updates.to(arguments.device)
-    server = fl.ServerContext(root_update=updates.mean(dim=0))
+    server = fl.ServerContext(
+        root_update=updates.mean(dim=0),
+        model=updates[0],
+        clients=torch.arange(arguments.n),
+    )
     print(command())
     print(f"n = {arguments.n}, d = {arguments.d}, float32, seed 0, commit {commit()}")
     print(
