@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -38,14 +37,16 @@ class Natural(Split):
     """
 
     def __init__(self, groups: Sequence[Any]) -> None:
-        codes, _ = pd.factorize(np.asarray(groups))
-        if (codes < 0).any():
-            missing = int((codes < 0).argmax())
-            raise ConfigError(
-                f"Natural.groups must name a group for every example, got {groups[missing]!r} for "
-                f"example {missing}"
-            )
-        self.groups = torch.from_numpy(codes)
+        numbers: dict[Any, int] = {}
+        codes = []
+        for i, group in enumerate(np.asarray(groups).tolist()):
+            if group is None or group != group:  # NaN
+                raise ConfigError(
+                    f"Natural.groups must name a group for every example, got {group} for "
+                    f"example {i}"
+                )
+            codes.append(numbers.setdefault(group, len(numbers)))
+        self.groups = torch.tensor(codes)
 
     def __call__(self, labels: Tensor, num_clients: int, seed: int) -> list[Tensor]:
         if len(labels) != len(self.groups):
