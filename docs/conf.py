@@ -106,9 +106,17 @@ def public_bases(app: Sphinx, name: str, obj: type, options: Any, bases: list[ty
         bases[i] = next(b for b in line if b.__name__ in DOCUMENTED or not is_ours(b))
 
 
-def own_arguments(app: Sphinx, what: str, name: str, obj: Any, *rest: Any) -> Any:
+def own_arguments(
+    app: Sphinx,
+    what: str,
+    name: str,
+    obj: Any,
+    options: Any,
+    shown: str | None,
+    returns: str | None,
+) -> Any:
     """The arguments of a class whose base is another package's stand-in, not those of that."""
-    if rest[1] == "(*args: Any, **kwargs: Any)" and what == "class":
+    if shown == "(*args: Any, **kwargs: Any)" and what == "class":
         own = signature(obj.__init__, bound_method=True)
         return stringify_signature(own, show_return_annotation=False), None
     return None

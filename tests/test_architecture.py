@@ -115,7 +115,7 @@ def test_lightning_still_has_what_the_trainer_builds_on(owner: str, name: str) -
 
 
 def test_importing_the_package_imports_nothing_heavy_that_may_be_missing() -> None:
-    heavy = ["wandb", "sklearn", "tensorboard", "pandas"]
+    heavy = ["wandb", "sklearn", "tensorboard", "pandas", "datasets"]
     code = f"import sys, leadfl_pl; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
