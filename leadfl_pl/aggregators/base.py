@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from leadfl_pl.aggregators.validation import reject
-from leadfl_pl.core.errors import ConfigError, summarise
+from leadfl_pl.core.describe import remembers_only_in
+from leadfl_pl.core.errors import ConfigError, require_signatures, summarise
 from leadfl_pl.core.rng import isolated_rng
 from leadfl_pl.core.values import ServerContext
 
@@ -166,6 +167,7 @@ def require_rule(key: str, rule: object) -> None:
             f"{cls.__name__} must define select() and combine(), which a "
             "federation calls, instead of forward()"
         )
+    require_signatures(rule, Aggregator)
 
 
 def check_aggregated(rule: Aggregator, result: object, n: int, d: int) -> Aggregated:
@@ -205,10 +207,9 @@ def check_rule(rule: Aggregator, updates: Tensor) -> None:
     root_update = updates[0].clone() if rule.root_size else None
     clients = torch.arange(len(updates), device=updates.device)
     server = ServerContext(rng, root_update, updates[0].clone(), clients)
-    with isolated_rng(0):
-        result = copy.deepcopy(rule).aggregate(
-            updates.clone(), updates.new_ones(len(updates)), server
-        )
+    rule = copy.deepcopy(rule)
+    with isolated_rng(0), remembers_only_in("its buffers", rule):
+        result = rule.aggregate(updates.clone(), updates.new_ones(len(updates)), server)
     if not bool(check_aggregated(rule, result, *updates.shape).delta.isfinite().all()):
         raise ConfigError(f"{type(rule).__name__} must give a finite update, got NaN or infinity")
 

@@ -94,6 +94,15 @@ class Attack:
 class AttackWrapper(Attack):
     """Another attack with something added; everything that is not overridden is the other's.
 
+    >>> class Doubled(AttackWrapper):
+    ...     def corrupt(self, updates, malicious, generator):
+    ...         sent = super().corrupt(updates, malicious, generator)
+    ...         return torch.where(malicious[:, None], 2 * sent, sent)
+    >>> updates, rng = torch.ones(2, 3), torch.Generator()
+    >>> Doubled().corrupt(updates, torch.tensor([True, False]), rng)
+    tensor([[2., 2., 2.],
+            [1., 1., 1.]])
+
     Args:
         attack: what the malicious clients do besides; honest local training if not given.
     """

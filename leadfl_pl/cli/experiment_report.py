@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from rich.console import Console
+
 from leadfl_pl.core.errors import ConfigError
 
 
@@ -39,7 +41,7 @@ def main(args: list[str] | None = None) -> int:
         if not folder.is_dir():
             experiment = read_experiment(folder)
             folder = arguments.runs / experiment.name
-        notes = write_report(
+        table, notes = write_report(
             folder,
             arguments.output or folder,
             experiment,
@@ -50,6 +52,7 @@ def main(args: list[str] | None = None) -> int:
     except (ConfigError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    Console().print(table)
     for note in notes:
         print(note, file=sys.stderr)
     print(f"{arguments.output or folder}: report.html")

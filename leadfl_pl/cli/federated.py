@@ -124,6 +124,7 @@ def run(args: list[str]) -> int:
         a round or, asked twice, at once. ``LEADFL_PL_TRACEBACK=1`` shows where an error arose.
     """
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)")
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists")  # of a resume
     try:
         trainer = FederatedCLI(args=args).trainer
     except (RankLostError, DiskFullError, FailedRoundsError) as error:

@@ -12,7 +12,7 @@ from leadfl_pl.cli.federated import run
 USAGE = """usage: leadfl-pl init FILE [--config CONFIG] [flags of leadfl-pl fit]
 
 Writes every setting of a run to a new FILE, without paths to other configs: those of CONFIG and
-the flags, or those of the quickstart and the flags."""
+the flags, or those of the quickstart and the flags. Its runs go to a folder named like FILE."""
 QUICKSTART = (  # configs/quickstart.yaml, which is not there without a checkout
     "--model=leadfl_pl.FederatedClient",
     "--model.model=leadfl_pl.DigitsNet",
@@ -20,7 +20,6 @@ QUICKSTART = (  # configs/quickstart.yaml, which is not there without a checkout
     "--model.lr=0.1",
     "--data=leadfl_pl.Digits",
     "--data.batch_size=4",
-    "--trainer.default_root_dir=runs/quickstart",
     "--trainer.devices=1",
     "--trainer.max_epochs=30",
     "--trainer.federation.local_epochs=10",
@@ -41,6 +40,8 @@ def main(args: list[str]) -> int:
         print("error: init must be followed by the file to write", file=sys.stderr)
         return 2
     file, flags = Path(args[0]), args[1:]
+    if not any(flag.startswith("--trainer.default_root_dir") for flag in flags):
+        flags = [*flags, f"--trainer.default_root_dir=runs/{file.stem}"]
     if not any(flag.partition("=")[0] in ("-c", "--config") for flag in flags):
         flags = [*QUICKSTART, *flags]
     with redirect_stdout(io.StringIO()) as printed:
@@ -55,4 +56,5 @@ def main(args: list[str]) -> int:
     except OSError as error:
         print(f"error: {file} cannot be written: {error.strerror}", file=sys.stderr)
         return 2
+    print(f"leadfl-pl fit --config {file} trains it")
     return 0

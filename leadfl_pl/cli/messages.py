@@ -11,6 +11,7 @@ from typing import Any
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+import leadfl_pl
 from leadfl_pl.aggregators import Aggregator
 from leadfl_pl.attacks import Attack
 from leadfl_pl.core.errors import ConfigError, where
@@ -160,7 +161,22 @@ def _no_class(key: str, value: str) -> str:
         return f"{key} must be settings or a file with them, got {_value(value)}"
     seam = None if key == "model.model" else SEAMS.get(key.rpartition(".")[2])
     known = f"; known are {', '.join(_known(seam))}" if seam else ""
-    return f"{key} = {_value(value)}: neither such a class nor a file of that name{known}"
+    missing = _missing(value) or "neither such a class nor a file of that name"
+    return f"{key} = {_value(value)}: {missing}{known}"
+
+
+def _missing(class_path: str) -> str | None:
+    """Which part of a class path is not there; None if all is, or it is a name only."""
+    module, _, name = class_path.rpartition(".")
+    if not re.fullmatch(r"\w+(\.\w+)*", module):
+        return None
+    try:
+        load_class(class_path)
+    except ImportError:
+        return f"there is no module {module}, here or installed"
+    except AttributeError:
+        return f"the module {module} has no {name}"
+    return None
 
 
 def _wrong_type(key: str, kinds: list[str], value: str) -> str:
@@ -191,10 +207,8 @@ def _settings(class_path: str) -> str:
 
 
 def _known(base: type) -> list[str]:
+    public = [getattr(leadfl_pl, name) for name in leadfl_pl.__all__]
+    classes = [c for c in public if isinstance(c, type) and issubclass(c, base)]
     # of most seams the base class does nothing by itself
-    classes, queue = {base} & {FederatedClient}, [base]
-    while queue:
-        subclasses: list[type] = queue.pop().__subclasses__()
-        classes.update(subclasses)
-        queue += subclasses
-    return sorted(c.__name__ for c in classes if not inspect.isabstract(c))
+    useful = [c for c in classes if c is not base or c is FederatedClient]
+    return sorted(c.__name__ for c in useful if not inspect.isabstract(c))

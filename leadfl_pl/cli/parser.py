@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import sys
 import traceback
+from argparse import ArgumentParser, _SubParsersAction
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -53,8 +56,24 @@ class OneLineParser(LightningArgumentParser):
             super().error(message, ex)
         if os.environ.get(TRACEBACK_VARIABLE):
             traceback.print_exception(ex)
-        print(f"error: {configuration_error(ex) or explain(message)}", file=sys.stderr)
+        print(f"error: {configuration_error(ex) or self._nearest(message)}", file=sys.stderr)
         self.exit(2)
+
+    def _nearest(self, message: str) -> str:
+        """The message as one sentence, with the setting that an unknown one may stand for."""
+        sentence = explain(message)
+        unknown = re.match(r"(?:--)?([^\s=]+)\S* is no setting$", sentence)
+        nearest = unknown and difflib.get_close_matches(unknown[1], set(_settings(self)), n=1)
+        return f"{sentence}; did you mean {nearest[0]}?" if nearest else sentence
+
+
+def _settings(parser: ArgumentParser) -> Iterator[str]:
+    """The keys of a parser and of its subcommands."""
+    for action in parser._actions:
+        if isinstance(action, _SubParsersAction):
+            for below in action.choices.values():
+                yield from _settings(below)
+        yield from (option.lstrip("-") for option in action.option_strings)
 
 
 def seed(value: object) -> int:

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.records.folders import VERSION
 from leadfl_pl.records.plots import plot_comparison, save_figure
 from leadfl_pl.records.rounds import (
     DETAILS,
@@ -103,7 +104,12 @@ def main(args: list[str] | None = None) -> int:
     except (ConfigError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    Console().print(comparison(runs))
+    console = Console()
+    console.print(comparison(runs))
+    for path, (name, run) in zip(folders.values(), runs, strict=True):
+        if run.folder != path:
+            versions = len(list(run.folder.parent.glob(f"{VERSION}*")))
+            console.print(f"{name}: {run.folder.name}, the newest of {versions}", markup=False)
     return 0
 
 

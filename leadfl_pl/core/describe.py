@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import PurePath
 from typing import Any
 
@@ -12,9 +14,10 @@ import numpy as np
 from torch import Tensor, nn
 
 SHORT = 64  # entries up to which a tensor is spelled out
+MODULE = frozenset(vars(nn.Module()))  # what PyTorch itself keeps in a module
 
 
-def describe(value: Any, within: tuple[int, ...] = ()) -> Any:
+def describe(value: Any, within: tuple[int, ...] = (), private: bool = False) -> Any:
     """A setting as numbers, strings, lists and dicts; equal settings give equal descriptions.
 
     An object is its class and its public attributes, a module also its children and the buffers
@@ -23,6 +26,7 @@ def describe(value: Any, within: tuple[int, ...] = ()) -> Any:
     Args:
         value: anything.
         within: ids of the objects that it is a part of; one of them again is its class alone.
+        private: describe private attributes as well.
 
     >>> describe((3, 23)), describe(float("nan"))
     ([3, 23], 'nan')
@@ -36,11 +40,11 @@ def describe(value: Any, within: tuple[int, ...] = ()) -> Any:
     if isinstance(value, PurePath):
         return str(value)
     if isinstance(value, Mapping):
-        return {str(key): describe(item, within) for key, item in value.items()}
+        return {str(key): describe(item, within, private) for key, item in value.items()}
     if isinstance(value, (set, frozenset)):
-        return sorted((describe(item, within) for item in value), key=str)
+        return sorted((describe(item, within, private) for item in value), key=str)
     if isinstance(value, (list, tuple, range)):
-        items = [describe(item, within) for item in value]
+        items = [describe(item, within, private) for item in value]
         return (
             items if len(items) <= SHORT else f"{len(items)} items, {_digest(str(items).encode())}"
         )
@@ -52,22 +56,40 @@ def describe(value: Any, within: tuple[int, ...] = ()) -> Any:
         return f"{value.shape}, {_digest(np.ascontiguousarray(value).tobytes())}"
     if not hasattr(value, "__dict__") or isinstance(value, type) or callable_name(value):
         return callable_name(value) or re.sub(r" at 0x\w+", "", repr(value))
-    settings = {k: v for k, v in vars(value).items() if not k.startswith("_")}
+    settings = {k: v for k, v in vars(value).items() if private or not k.startswith("_")}
     if isinstance(value, nn.Module):
-        settings.pop("training", None)
+        settings = {k: v for k, v in settings.items() if k not in MODULE}
         settings |= dict(value.named_children())
         state = value.state_dict(keep_vars=True)
         settings |= {k: b for k, b in value.named_buffers(recurse=False) if k not in state}
     name = callable_name(type(value))
     if id(value) in within:
         return name
-    return {"class": name} | describe(settings, (*within, id(value)))
+    return {"class": name} | describe(settings, (*within, id(value)), private)
 
 
 def callable_name(value: Any) -> str | None:
     """The name of a function or a class; None for anything else."""
     name = getattr(value, "__qualname__", None)
     return f"{value.__module__}.{name}" if name else None
+
+
+@contextmanager
+def remembers_only_in(where: str, owner: object) -> Iterator[None]:
+    """Warns if an attribute of ``owner`` has changed at the end: a checkpoint will not have it.
+
+    Args:
+        where: its memory is to be, for the message.
+        owner: any object.
+    """
+    before = describe(owner, private=True)
+    yield
+    if difference := first_difference(before, describe(owner, private=True)):
+        warnings.warn(
+            f"{type(owner).__name__} changes its {difference[0]}, which is not in {where}: a run "
+            "that goes on from a checkpoint starts without it",
+            stacklevel=2,
+        )
 
 
 def _digest(data: bytes) -> str:

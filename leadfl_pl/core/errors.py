@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from inspect import isfunction, signature
 from math import inf
 from numbers import Integral, Real
 from typing import Any
@@ -123,6 +124,33 @@ def require_override(key: str, value: object, base: type) -> None:
             f"{key} must be a subclass of {base.__name__} that overrides one of its methods "
             f"{', '.join(known)}, got {cls.__name__}{more}"
         )
+    require_signatures(value, base)
+
+
+def require_signatures(value: object, base: type) -> None:
+    """Raises :class:`ConfigError` unless the methods of ``value`` take the arguments of ``base``'s.
+
+    >>> class Zero:
+    ...     def finish(self, delta): ...
+    >>> class One(Zero):
+    ...     def finish(self): ...
+    >>> require_signatures(One(), Zero)
+    Traceback (most recent call last):
+    leadfl_pl.core.errors.ConfigError: One.finish must take (self, delta), got (self)
+    """
+    for name, method in vars(base).items():
+        own = getattr(type(value), name)
+        if name[0] == "_" or not isfunction(method) or not isfunction(own) or own is method:
+            continue
+        wanted, got = signature(method), signature(own)
+        try:
+            got.bind(*wanted.parameters)
+        except TypeError:
+            names = ", ".join(wanted.parameters)
+            raise ConfigError(
+                f"{type(value).__name__}.{name} must take ({names}), "
+                f"got ({', '.join(got.parameters)})"
+            ) from None
 
 
 def require_tensor(

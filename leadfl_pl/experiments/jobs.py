@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,6 +103,7 @@ def plan(name: str, cells: Iterable[Cell], folder: Path, resolve: Resolve) -> li
             "seed": cell.seed,
             "hash": digest,
             "commit": now,
+            "own_code": own_code(resolved[key]),
             "command": cell.command,
         }
         place = [f"--trainer.default_root_dir={folder / digest}", "--ckpt_path=last"]
@@ -118,20 +120,46 @@ def config_hash(config: dict[str, Any], seed: int) -> str:
     return sha256(text.encode()).hexdigest()[:12]
 
 
+def own_code(config: Any) -> dict[str, str]:
+    """The classes in a configuration that are not of this package, with a digest of their files."""
+    if isinstance(config, list):
+        config = dict(enumerate(config))
+    if not isinstance(config, dict):
+        return {}
+    digests: dict[str, str] = {}
+    for value in config.values():
+        digests |= own_code(value)
+    name = str(config.get("class_path", ""))
+    if name and not name.startswith("leadfl_pl."):
+        file = import_module(name.rpartition(".")[0]).__file__
+        digests[name] = sha256(Path(str(file)).read_bytes()).hexdigest()[:12]
+    return digests
+
+
 def unfinished(jobs: Sequence[Job], allow_mixed: bool = False) -> list[Job]:
     """Those of the jobs that have not come to their end.
 
     Raises:
-        ConfigError: some were run by another commit, and that is not allowed.
+        ConfigError: some were run by another commit, or before a class of one's own was changed,
+            and that is not allowed.
     """
-    records = [job.read() for job in jobs]
-    now = commit()
-    others = {r["commit"] for r in records if r and r["commit"] != now}
-    if others and not allow_mixed:
-        some = ", ".join(sorted(str(other) for other in others))
-        raise ConfigError(
-            f"{jobs[0].folder.parent} must have runs of commit {now} only, got runs of {some}: "
-            "remove them, or take both with --allow-mixed"
-        )
-    pairs = zip(jobs, records, strict=True)
+    pairs = [(job, job.read()) for job in jobs]
+    if not allow_mixed:
+        _refuse_other_code([(job, record) for job, record in pairs if record])
     return [job for job, record in pairs if record.get("status") != FINISHED]
+
+
+def _refuse_other_code(begun: Sequence[tuple[Job, dict[str, Any]]]) -> None:
+    now = commit()
+    if others := {str(record["commit"]) for _, record in begun if record["commit"] != now}:
+        raise ConfigError(
+            f"{begun[0][0].folder.parent} must have runs of commit {now} only, got runs of "
+            f"{', '.join(sorted(others))}: remove them, or take both with --allow-mixed"
+        )
+    for job, record in begun:
+        for name, digest in record.get("own_code", {}).items():
+            if digest != job.record["own_code"].get(name):
+                raise ConfigError(
+                    f"{job.folder} was run before the file of {name} was changed: remove it and "
+                    "others like it, or take both with --allow-mixed"
+                )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rich.table import Table
+
 from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.experiments.collect import collect
 from leadfl_pl.experiments.figures import draw
@@ -13,7 +15,7 @@ from leadfl_pl.experiments.over_seeds import add_published, over_seeds
 from leadfl_pl.experiments.page import page
 from leadfl_pl.experiments.results import Results, read_results
 from leadfl_pl.experiments.spec import Experiment
-from leadfl_pl.experiments.tables import as_latex, as_markdown, caption, text_table
+from leadfl_pl.experiments.tables import as_latex, as_markdown, caption, for_terminal, text_table
 from leadfl_pl.records.files import write_whole
 from leadfl_pl.records.plots import save_figure
 
@@ -26,8 +28,10 @@ def write_report(
     collected: bool = False,
     allow_mixed: bool = False,
     interquartile: bool = False,
-) -> list[str]:
-    """Writes tables, figures and ``report.html``, and returns what a reader must know of the runs.
+) -> tuple[Table, list[str]]:
+    """Writes tables, figures and ``report.html``.
+
+    Returns the table for the terminal, and what a reader must know of the runs.
 
     Args:
         folder: of the experiment's runs.
@@ -69,7 +73,7 @@ def write_report(
         files["leaderboard.md"] = leaderboard(table, results.axes[0])
     for name, content in files.items():
         write_whole(output / name, content.encode())
-    return notes
+    return for_terminal(text, results.axes), notes
 
 
 def unfinished(results: Results) -> list[str]:

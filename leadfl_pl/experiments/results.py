@@ -60,7 +60,10 @@ def read_results(
     folders = {path.parent.name: path.parent for path in sorted(folder.glob(f"*/{RECORD}"))}
     records = [_checked(path, read_record(path)) for path in folders.values()]
     if not records:
-        raise ConfigError(f"{folder} must have folders of runs with {RECORD} in them, got none")
+        raise ConfigError(
+            f"{folder} must have folders of runs with {RECORD} in them, got none: "
+            "leadfl-pl experiment run makes them"
+        )
     folders = {r["hash"]: path for r, path in zip(records, folders.values(), strict=True)}
     notes = []
     if experiment is None:

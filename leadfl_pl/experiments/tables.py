@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
+from rich.table import Table
+from rich.text import Text
 
 from leadfl_pl.experiments.results import NUMBERS
 
@@ -114,6 +116,19 @@ def caption(interquartile: bool, sources: Sequence[str]) -> str:
         f"The {statistic} over seeds, [its 95 % bootstrap interval]; a number without an interval "
         f"is of one seed. Backdoor lifespan and half-life are in rounds after a burst.{published}"
     )
+
+
+def for_terminal(text: pd.DataFrame, axes: Sequence[str]) -> Table:
+    """What fits a terminal of the table of :func:`text_table`: the accuracies."""
+    accuracies = [name for name in map(str, text.columns) if name.endswith("(%)")]
+    table = Table()
+    for axis in axes:
+        table.add_column(axis, overflow="fold")
+    for column in accuracies:
+        table.add_column(column, justify="right")
+    for row in text[[*axes, *accuracies]].itertuples(index=False):
+        table.add_row(*map(Text, row))
+    return table
 
 
 def as_markdown(text: pd.DataFrame, axes: Sequence[str], notes: Sequence[str]) -> str:

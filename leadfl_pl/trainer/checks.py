@@ -13,7 +13,7 @@ from torchmetrics import Metric
 from leadfl_pl.aggregators import Aggregator
 from leadfl_pl.aggregators.base import check_rule
 from leadfl_pl.attacks.checks import check_attack, try_corrupt
-from leadfl_pl.core.describe import callable_name, describe, first_difference
+from leadfl_pl.core.describe import callable_name, describe, first_difference, remembers_only_in
 from leadfl_pl.core.errors import (
     FLOATS,
     LARGEST,
@@ -134,13 +134,19 @@ def check_methods(clients: Clients, num_classes: int) -> None:
     rng = torch.Generator(theta.device).manual_seed(0)
     n = clients.federation.clients_per_round
     updates = theta.new_empty(n, len(theta)).normal_(generator=rng)
-    with errors_of(f"model.defense = {type(defense).__name__}, tried once,"):
+    with (
+        errors_of(f"model.defense = {type(defense).__name__}, tried once,"),
+        remembers_only_in("the state that its methods return, one for each client", defense),
+    ):
         check_defense(defense, [n for n, _ in named], [p for _, p in named])
     if attack is not None and clients.malicious_ids:
         with errors_of(f"trainer.federation.attack = {type(attack).__name__}, tried once,"):
             view = clients.view(0, clients.malicious_ids[0], None)
-            check_attack(attack, view, num_classes)
-            try_corrupt(attack, updates)
+            attack.load_state_dict({})
+            with remembers_only_in("its state_dict", attack):
+                check_attack(attack, view, num_classes)
+                try_corrupt(attack, updates)
+                attack.load_state_dict({})
     rule = clients.federation.aggregator
     with errors_of(f"trainer.federation.aggregator = {type(rule).__name__}, tried once,"):
         check_rule(rule, updates)

@@ -126,7 +126,8 @@ def test_a_measurement_needs_a_checkpoint(subcommand: str, capsys: pytest.Captur
         (["--config=mine.yaml"], "null\n", "config must be a file with keys such as model, got n"),
         (["--trainer.federation=mine.yaml"], "- 1\n",
          "trainer.federation = mine.yaml must be a file with settings, a line each"),
-        (["--model.defense=mine.Mine"], "", "model.defense = mine.Mine: neither such a class nor"),
+        (["--model.defense=mine.Mine"], "",
+         "model.defense = mine.Mine: there is no module mine, here or installed; known are Consta"),
     ],
 )  # fmt: skip
 def test_a_file_or_a_class_that_cannot_be(
@@ -140,6 +141,7 @@ def test_a_file_or_a_class_that_cannot_be(
     ("module", "message"),
     [
         ("class Mine(:", "model.defense = mine.Mine cannot be used: SyntaxError("),
+        ("mine = 1", "model.defense = mine.Mine: the module mine has no Mine; known are Constan"),
         ("raise RuntimeError('broken')", "cannot be used: RuntimeError('broken')"),
         ("import nowhere", "cannot be used: ModuleNotFoundError("),
         ("from abc import *\nfrom leadfl_pl import *\nclass Mine(ClientDefense, ABC):\n"
@@ -169,8 +171,10 @@ BASES = {
     [
         ("ClientDefense", "finnish(self, d, g)", "return d",
          "model.defense must be a subclass of ClientDefense that overrides one of its methods"),
-        ("ClientDefense", "finish(self, d)", "return d", "model.defense = Mine, tried once, raised"
-                                                         " TypeError('Mine.finish() takes 2 "),
+        ("ClientDefense", "finish(self, d)", "return d",
+         "Mine.finish must take (self, delta, generator), got (self, d)"),
+        ("ClientDefense", "finish(self, d, g)", "raise KeyError('a')",
+         "model.defense = Mine, tried once, raised KeyError('a') in finish() at "),
         ("ClientDefense", "finish(self, d, g)", "return None", "Mine.finish must return a tensor"),
         ("ClientDefense", "after_step(self, step, state)", "step.params[0].fill_(torch.nan)",
          "Mine.after_step must leave finite numbers, got NaN or infinity"),
@@ -191,7 +195,9 @@ BASES = {
         ("Schedule", "malicious_range(self)", "return 6, 2", "the fewest and the most, got 6 and "),
         ("Aggregator", "combin(self, u, w)", "return u[0]", "must define combine() or aggregate()"),
         ("Aggregator", "combine(self, u)", "return u[0]",
-         "trainer.federation.aggregator = Mine, tried once, raised TypeError('Mine.combine() "),
+         "Mine.combine must take (self, updates, weights), got (self, u)"),
+        ("Aggregator", "combine(self, u, w)", "raise KeyError('a')",
+         "trainer.federation.aggregator = Mine, tried once, raised KeyError('a') in combine() at "),
         ("Aggregator", "combine(self, u, w)", "return u[0] * torch.nan", "Mine must give a finite"),
         ("Median", "__init__(self)", "self.f = 1", "Mine.__init__ must call super().__init__() f"),
         ("Split", "__call__(self, labels, k, seed)", "raise KeyError('a')",

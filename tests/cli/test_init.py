@@ -24,6 +24,8 @@ def test_without_a_config_it_is_the_quickstart() -> None:
     own, copy = written("own.yaml"), written("copy.yaml")
     assert own["trainer"].pop("devices") == "1"  # as a flag, the number is a text
     assert copy["trainer"].pop("devices") == 1
+    assert own["trainer"].pop("default_root_dir") == "runs/own"
+    assert copy["trainer"].pop("default_root_dir") == "runs/copy"
     assert own == copy
 
 
@@ -46,8 +48,9 @@ def test_what_is_written_runs_elsewhere_and_names_no_other_config(
 
 
 def test_print_config_prints_what_init_writes(capsys: pytest.CaptureFixture) -> None:
-    flags = [f"--config={CONFIGS}/released.yaml"]
+    flags = [f"--config={CONFIGS}/released.yaml", "--trainer.default_root_dir=runs/mine"]
     assert main(["init", "own.yaml", *flags]) == 0
+    assert capsys.readouterr().out == "leadfl-pl fit --config own.yaml trains it\n"
     with pytest.raises(SystemExit):
         main(["fit", *flags, "--print_config"])
     assert capsys.readouterr().out == Path("own.yaml").read_text()

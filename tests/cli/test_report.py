@@ -101,11 +101,14 @@ def test_the_words_of_a_table_stay_whole_in_80_columns() -> None:
     assert {"accuracy", "malicious", "backdoor", "lifespan", "attackers", "censored)"} <= words
 
 
-def test_the_newest_version_is_read_and_what_has_no_number_is_not() -> None:
+def test_the_newest_version_is_read_and_what_has_no_number_is_not(
+    capsys: pytest.CaptureFixture,
+) -> None:
     for version, accuracy in (("version_9", 0.3), ("version_10", 0.4), ("version_x", 0.5)):
         write_run(f"run/logs/{version}", ROWS.format(accuracy=accuracy))
     assert report("run") == 0
     assert table()[0]["main accuracy"] == "0.4"
+    assert "run: version_10, the newest of 3" in capsys.readouterr().out
 
 
 def test_a_folder_without_a_run_is_one_sentence(capsys: pytest.CaptureFixture) -> None:

@@ -88,6 +88,23 @@ def test_finished_runs_are_kept_and_those_of_another_commit_refused(capfd) -> No
     assert main(["run", "small.yaml", "--allow-mixed"]) == 0
 
 
+def test_runs_of_a_class_of_ones_own_are_refused_once_its_file_has_changed(
+    capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(".")
+    file = Path("half_noise.py")
+    file.write_text("from leadfl_pl import LDP\nclass HalfNoise(LDP):\n    pass\n")
+    experiment(1, {"model.defense": "half_noise.HalfNoise"})
+    assert main(["run", "small.yaml", "--jobs", "1"]) == 0
+    assert main(["run", "small.yaml", "--jobs", "1"]) == 0
+    file.write_text(file.read_text() + "# now with less noise\n")
+    capfd.readouterr()
+    assert main(["run", "small.yaml", "--jobs", "1"]) == 2
+    said = capfd.readouterr().err
+    assert "was run before the file of half_noise.HalfNoise was changed: remove it and" in said
+    assert main(["run", "small.yaml", "--allow-mixed"]) == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_run_that_is_interrupted_goes_on_to_the_same_digits(number) -> None:
     experiment(15, NONE)

@@ -123,6 +123,48 @@ def test_every_rule_resumes_to_the_same_bits(name: str, tmp_path: Path) -> None:
     assert_resumes(tmp_path, 2, RULES[name], defense=fl.NoDefense())
 
 
+class ForgetfulDefense(fl.ClientDefense):
+    def finish(self, delta: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        self.last = delta
+        return delta
+
+
+class ForgetfulAttack(fl.Attack):
+    def corrupt(self, updates, malicious, generator) -> torch.Tensor:
+        self._last = updates
+        return updates
+
+
+class ForgetfulRule(fl.FedAvg):
+    def combine(self, updates: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        self.rounds = getattr(self, "rounds", 0) + 1
+        return super().combine(updates, weights)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"defense": ForgetfulDefense()}, "last, which is not in the state that its methods"),
+        ({"attack": ForgetfulAttack()}, "ForgetfulAttack changes its _last, which is not in its s"),
+        ({"aggregator": ForgetfulRule()}, "changes its rounds, which is not in its buffers: a run"),
+    ],
+)
+def test_a_part_whose_memory_a_checkpoint_lacks_is_named(parts: dict, message: str) -> None:
+    trainer = small_trainer(parts.get("aggregator"), parts.get("attack"), rounds=1)
+    client, data = small_client(parts.get("defense")), SmallImages(batch_size=8)
+    with pytest.warns(UserWarning, match=message):
+        trainer.fit(client, datamodule=data)
+
+
+@pytest.mark.parametrize("attack", [fl.PatternBackdoor(), fl.A3FL(steps=2, unlearning_steps=1)])
+def test_memory_that_a_checkpoint_has_is_not_warned_of(
+    attack: fl.Attack, recwarn: pytest.WarningsRecorder
+) -> None:
+    trainer = small_trainer(Momentum(), attack, rounds=1)
+    trainer.fit(small_client(fl.LeadFL()), datamodule=SmallImages(batch_size=8))
+    assert not [w for w in recwarn if "checkpoint starts without" in str(w.message)]
+
+
 def test_momentum_carried_between_rounds_resumes(tmp_path: Path) -> None:
     assert_resumes(
         tmp_path, 3, fl.FedAvg, defense=fl.NoDefense(), momentum=0.5, carry_momentum=True
