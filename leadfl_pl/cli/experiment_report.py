@@ -19,8 +19,8 @@ def main(args: list[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="leadfl-pl experiment report",
-        description="Writes table.csv, .md and .tex, runs.csv, figures and report.html: numbers "
-        "over seeds with 95 % bootstrap intervals.",
+        description="Writes table.csv, .md and .tex, runs.csv, rounds.csv, figures and "
+        "report.html: numbers over seeds with 95 % bootstrap intervals.",
     )
     parser.add_argument(
         "experiment", type=Path, help="its file, or the folder of its runs for what is there"

@@ -64,6 +64,7 @@ def write_report(
         svgs.append((title, (output / f"{name}.svg").read_text()))
     files = {
         "runs.csv": results.runs.to_csv(index=False),
+        "rounds.csv": results.rounds.to_csv(index=False),
         "table.csv": table.to_csv(index=False),
         "table.md": as_markdown(text, results.axes, [said, *notes]),
         "table.tex": as_latex(text, results.axes),

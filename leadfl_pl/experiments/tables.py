@@ -125,7 +125,7 @@ def for_terminal(text: pd.DataFrame, axes: Sequence[str]) -> Table:
     for axis in axes:
         table.add_column(axis, overflow="fold")
     for column in accuracies:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for row in text[[*axes, *accuracies]].itertuples(index=False):
         table.add_row(*map(Text, row))
     return table

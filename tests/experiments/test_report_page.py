@@ -25,7 +25,9 @@ def test_the_same_runs_give_the_same_files() -> None:
     first = {path.name: path.read_bytes() for path in Path("out").iterdir()}
     assert report() == 0
     assert {path.name: path.read_bytes() for path in Path("out").iterdir()} == first
-    assert {"table.csv", "table.md", "table.tex", "runs.csv", "report.html"} < set(first)
+    assert {"table.csv", "table.md", "table.tex", "runs.csv", "rounds.csv", "report.html"} < set(
+        first
+    )
     assert {f"{name}.{kind}" for name in ("rounds", "front") for kind in ("png", "svg")} < set(
         first
     )
