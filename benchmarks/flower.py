@@ -4,9 +4,11 @@
 
 FashionMNIST's network and shapes, random images; every client takes ``--steps`` local SGD steps on
 batches of 32, and the rule is Multi-Krum, Flower's own there and this package's here. Flower runs
-plain PyTorch in as many actors as there are processes here, one thread each. Both evaluate nothing.
+plain PyTorch in as many actors as there are processes here, one thread each: once with the network
+as one writes it down, once with this package's, the same function in another layout. Both evaluate
+nothing.
 A round is the median time between the ends of two rounds, the first one with its start-up left out.
-The two alternate ``--repeats`` times, so that a slow moment of the machine hits both. Needs
+They alternate ``--repeats`` times, so that a slow moment of the machine hits both. Needs
 ``pip install 'leadfl_pl[flower]' 'flwr[simulation]'``.
 """
 
@@ -19,13 +21,15 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 
 os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "OMP_NUM_THREADS": "1"}
 
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback
-from torch import Tensor
+from torch import Tensor, nn
 
 import leadfl_pl as fl
 from leadfl_pl.records.provenance import command, commit, processor
@@ -80,7 +84,15 @@ def run_ours(arguments: argparse.Namespace) -> None:
     trainer.fit(fl.FederatedClient(fl.FashionMNISTNet(), lr=LR), datamodule=data)
 
 
-def run_flower(arguments: argparse.Namespace) -> None:
+def plain_network() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 5, padding=2), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 5, padding=2), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(1568, 10),
+    )  # fmt: skip
+
+
+def run_flower(arguments: argparse.Namespace, network: Callable[[], nn.Module]) -> None:
     from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
     from flwr.clientapp import ClientApp
     from flwr.serverapp import Grid, ServerApp
@@ -93,7 +105,7 @@ def run_flower(arguments: argparse.Namespace) -> None:
     @client_app.train()
     def train(message: Message, context: Context) -> Message:
         torch.set_num_threads(1)
-        model = fl.FashionMNISTNet()
+        model = network()
         model.load_state_dict(message.content["arrays"].to_torch_state_dict())
         x, y = images(steps * BATCH, context.node_config["partition-id"])
         optimizer = torch.optim.SGD(model.parameters(), lr=LR)
@@ -119,7 +131,7 @@ def run_flower(arguments: argparse.Namespace) -> None:
             fraction_evaluate=0.0, min_train_nodes=clients, num_malicious_nodes=1,
             num_nodes_to_select=clients - 1,
         )  # fmt: skip
-        strategy.start(grid, ArrayRecord(fl.FashionMNISTNet().state_dict()), num_rounds=rounds)
+        strategy.start(grid, ArrayRecord(network().state_dict()), num_rounds=rounds)
 
     resources = {
         "client_resources": {"num_cpus": 1},
@@ -128,7 +140,11 @@ def run_flower(arguments: argparse.Namespace) -> None:
     run_simulation(server_app, client_app, clients, backend_config=resources)
 
 
-RUNS = {"flower": run_flower, "ours": run_ours}
+RUNS = {
+    "plain": partial(run_flower, network=plain_network),
+    "flower": partial(run_flower, network=fl.FashionMNISTNet),
+    "ours": run_ours,
+}
 
 
 def measure(framework: str) -> float:
@@ -156,10 +172,11 @@ def main() -> None:
         return
     print(command())
     print(f"{os.cpu_count()} cores of {processor()}, commit {commit()}")
-    print("flower s  ours s  ratio")
+    print("flower s  with our network s  ours s  ratio  with our network")
     for _ in range(arguments.repeats):
-        flower, ours = measure("flower"), measure("ours")
-        print(f"{flower:8.2f} {ours:7.2f} {flower / ours:6.2f}", flush=True)
+        plain, flower, ours = (measure(name) for name in RUNS)
+        ratios = f"{plain / ours:6.2f} {flower / ours:17.2f}"
+        print(f"{plain:8.2f} {flower:19.2f} {ours:7.2f} {ratios}", flush=True)
 
 
 if __name__ == "__main__":
