@@ -120,12 +120,13 @@ def caption(interquartile: bool, sources: Sequence[str]) -> str:
 
 def for_terminal(text: pd.DataFrame, axes: Sequence[str]) -> Table:
     """What fits a terminal of the table of :func:`text_table`: the accuracies."""
-    accuracies = [name for name in map(str, text.columns) if name.endswith("(%)")]
+    names = [name for name in NUMBERS if SHOWN[name].unit == "%" and heading(name) in text]
+    accuracies = list(map(heading, names))
     table = Table()
     for axis in axes:
-        table.add_column(axis, overflow="fold")
-    for column in accuracies:
-        table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(axis, overflow="fold", min_width=6)
+    for column in accuracies:  # "main", below it "accuracy (%)"
+        table.add_column(column.replace(" ", "\n", 1), justify="right", no_wrap=True)
     for row in text[[*axes, *accuracies]].itertuples(index=False):
         table.add_row(*map(Text, row))
     return table

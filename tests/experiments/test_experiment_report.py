@@ -38,9 +38,12 @@ def failure(capsys: pytest.CaptureFixture, *arguments: str) -> str:
     return line.removeprefix("error: ")
 
 
-def test_a_row_has_the_mean_over_its_seeds_with_the_ends_of_its_interval() -> None:
+def test_a_row_has_the_mean_over_its_seeds_with_the_ends_of_its_interval(
+    capsys: pytest.CaptureFixture,
+) -> None:
     two_defenses()
     assert report() == 0
+    assert re.search(r"none +│ 60.0 \[50.0, 70.0\] │ 90.0", capsys.readouterr().out)
     table = pd.read_csv("out/table.csv").set_index("defense")
     none = table.loc["none"]
     # of 2 seeds, a quarter of all resamples has one of them twice: those are the ends
