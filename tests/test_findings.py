@@ -58,3 +58,28 @@ def test_every_number_of_the_text_is_one_of_a_table() -> None:
 
 def test_every_table_names_its_file() -> None:
     assert len(TABLE.findall(TEXT)) == TEXT.count("|---|\n")
+
+
+def test_what_is_said_of_the_catalogue_is_in_its_runs() -> None:
+    text = (ROOT / "results/README.md").read_text()
+    text = text[text.index("## `catalogue`") : text.index("## `server_momentum`")]
+    runs = pd.read_csv(ROOT / "results/catalogue/runs.csv").query("status == 'finished'")
+    names = ["main accuracy", "backdoor average", "backdoor final"]
+    means = 100 * runs.groupby(["rule", "defense"])[names].mean()
+    of_seeds = 100 * runs.groupby(["seed", "defense"])[names].mean()
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if " / " in line]
+    for label, *cells in rows[1:]:
+        for defense, cell in zip(("none", "LeadFL", "Contraction"), cells, strict=True):
+            if cell != "-":
+                seed = re.fullmatch(r"all, seed (\d)", label)
+                found = of_seeds.loc[int(seed[1]), defense] if seed else means.loc[label, defense]
+                assert cell == " / ".join(f"{number:.1f}" for number in found)
+    assert len(rows) == 1 + runs["rule"].nunique() + runs["seed"].nunique()
+    final = runs.dropna(subset="backdoor final").groupby(["seed", "defense"])["backdoor final"]
+    little, much = final.agg(lambda x: (x < 0.1).sum()), final.agg(lambda x: (x > 0.5).sum())
+    said = " ".join(text.split())
+    assert f"{little[0, 'Contraction']} have less than 10 %" in said
+    assert f"with seed 0, {little[1, 'Contraction']} with seed 1" in said
+    assert f"without a defense {little[0, 'none']} and {little[1, 'none']}. The" in said
+    assert f"{little[0, 'LeadFL']} pairs have less than 10 %" in said
+    assert f"without a defense {much[0, 'none']} and {much[1, 'none']} of the 252" in said

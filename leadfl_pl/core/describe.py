@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import PurePath
 from typing import Any
 
 import numpy as np
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 SHORT = 64  # entries up to which a tensor is spelled out
@@ -85,10 +85,9 @@ def remembers_only_in(where: str, owner: object) -> Iterator[None]:
     before = describe(owner, private=True)
     yield
     if difference := first_difference(before, describe(owner, private=True)):
-        warnings.warn(
+        rank_zero_warn(
             f"{type(owner).__name__} changes its {difference[0]}, which is not in {where}: a run "
-            "that goes on from a checkpoint starts without it",
-            stacklevel=2,
+            "that goes on from a checkpoint starts without it"
         )
 
 

@@ -131,8 +131,8 @@ def own_code(config: Any) -> dict[str, str]:
         digests |= own_code(value)
     name = str(config.get("class_path", ""))
     if name and not name.startswith("leadfl_pl."):
-        file = import_module(name.rpartition(".")[0]).__file__
-        digests[name] = sha256(Path(str(file)).read_bytes()).hexdigest()[:12]
+        file = str(import_module(name.rpartition(".")[0]).__file__)
+        digests[name] = sha256(Path(file).read_bytes()).hexdigest()[:12]
     return digests
 
 
