@@ -124,7 +124,7 @@ class Aggregator(nn.Module):
     ) -> None:
         for name, buffer in self.named_buffers(recurse=False):
             saved = state_dict.get(prefix + name)
-            if saved is not None and buffer.numel() == 0:
+            if saved is not None and saved.shape != buffer.shape:
                 setattr(self, name, torch.empty_like(saved, device=buffer.device))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 

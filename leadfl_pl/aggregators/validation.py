@@ -111,8 +111,10 @@ def _state_fault(state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> str
     if missing := [key for key in like if key not in state]:
         return f"it lacks {', '.join(missing)}"
     if extra := [key for key in state if key not in like]:
-        return f"it has {', '.join(extra)}, which the model has not"
+        return f"it has {', '.join(map(str, extra))}, which the model has not"
     for key, tensor in like.items():
+        if state[key].layout != torch.strided:
+            return f"{key} is {state[key].layout}, not dense"
         if state[key].shape != tensor.shape:
             return f"{key} has shape {tuple(state[key].shape)}, not {tuple(tensor.shape)}"
     return None

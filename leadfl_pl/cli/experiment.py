@@ -19,6 +19,7 @@ from leadfl_pl.cli import experiment_report
 from leadfl_pl.cli.federated import run as fit
 from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.experiments.jobs import FAILED, STOPPED, Job, plan, unfinished
+from leadfl_pl.experiments.results import check_axes
 from leadfl_pl.experiments.run import run_jobs
 from leadfl_pl.experiments.slurm import submit_jobs
 from leadfl_pl.experiments.spec import read_experiment
@@ -82,9 +83,9 @@ def run(args: list[str]) -> int:
     arguments = parser.parse_args(args)
     console = Console()
     try:
-        if arguments.jobs < 1:
-            raise ConfigError(f"--jobs must be >= 1, got {arguments.jobs}")
+        require_jobs(arguments.jobs)
         experiment = read_experiment(arguments.file)
+        check_axes(arguments.file, experiment.axes)
         folder = arguments.runs / experiment.name
         jobs = plan(experiment.name, experiment.cells(), folder, resolve)
         left = unfinished(jobs, arguments.allow_mixed)
@@ -102,6 +103,12 @@ def run(args: list[str]) -> int:
         return 130
     print(f"{len(jobs) - len(unfinished(jobs, True))} of {len(jobs)} runs are finished: {folder}")
     return report_ends(records)
+
+
+def require_jobs(at_once: int) -> None:
+    """Raises :class:`ConfigError` unless so many runs can be made at a time."""
+    if at_once < 1:
+        raise ConfigError(f"--jobs must be >= 1, got {at_once}")
 
 
 def report_ends(records: Sequence[Mapping[str, Any]]) -> int:
@@ -138,7 +145,7 @@ def listing(jobs: list[Job], left: list[Job], at_once: int) -> Table:
     """The jobs, how far they are, and how long what is left takes, judged by what is finished."""
     table = Table("run", "rounds", "state", "seconds")
     records = [job.read() for job in jobs]
-    ended = [r["seconds"] / j.rounds for j, r in zip(jobs, records, strict=True) if j not in left]
+    ended = [r["seconds_per_round"] for j, r in zip(jobs, records, strict=True) if j not in left]
     for job, record in zip(jobs, records, strict=True):
         seconds = f"{record['seconds']:.0f}" if "seconds" in record else ""
         state = record.get("status", "to run")

@@ -20,6 +20,7 @@ from leadfl_pl.data.splits import Split
 from leadfl_pl.defenses import ClientDefense
 from leadfl_pl.federation.client import FederatedClient
 from leadfl_pl.schedules import Schedule
+from leadfl_pl.trainer.trainer import FederatedTrainer
 
 SEAMS: dict[str, type] = {
     "defense": ClientDefense,
@@ -61,10 +62,11 @@ def not_made(error: BaseException) -> str:
 
 def not_started(error: BaseException) -> ConfigError | None:
     """What kept a run from its first round; None if ``error`` arose later."""
-    if any(
-        frame.f_code.co_name == "run_round" for frame, _ in traceback.walk_tb(error.__traceback__)
-    ):
-        return None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        trainer = frame.f_locals.get("self")
+        begun = isinstance(trainer, FederatedTrainer) and trainer.fit_loop.rounds_done > 0
+        if begun or frame.f_code.co_name == "run_round":
+            return None
     return ConfigError(f"the run cannot start: {where(error)}")
 
 

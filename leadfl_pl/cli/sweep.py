@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from leadfl_pl.cli.experiment import report_ends, resolve
+from leadfl_pl.cli.experiment import report_ends, require_jobs, resolve
 from leadfl_pl.cli.federated import run as fit
 from leadfl_pl.cli.report import comparison, make_output, shortest_endings, write_comparison
 from leadfl_pl.core.errors import ConfigError
@@ -104,6 +104,8 @@ def cells(sweep: dict[str, Any], extra: Sequence[str]) -> Iterator[Cell]:
     for point, label in zip(points, labels(points), strict=True):
         # without a server there is no wandb either: the run's own CSV is read
         parts = [*fixed[:at], *flags(point), *fixed[at + 1 :], "--trainer.logger=true", *extra]
+        if not any(part.startswith("--trainer.devices") for part in parts):
+            parts.append("--trainer.devices=1")
         seed = resolve(["fit", *parts])["seed_everything"]
         yield Cell({"point": label}, point, seed, parts)
 
@@ -117,6 +119,7 @@ def main(args: list[str] | None = None) -> int:
     arguments, extra = parser.parse_known_args(args)
     output = arguments.output or Path("runs/sweeps") / arguments.sweep.stem
     try:
+        require_jobs(arguments.jobs)
         sweep = read_mapping(arguments.sweep, "method and parameters")
         jobs = plan(arguments.sweep.stem, cells(sweep, extra), output, resolve)
         make_output(output)

@@ -12,7 +12,7 @@ import pandas as pd
 from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.experiments.fronts import plot_front
 from leadfl_pl.experiments.leaderboard import BACKDOOR, MAIN
-from leadfl_pl.experiments.over_seeds import estimate
+from leadfl_pl.experiments.over_seeds import estimate, lost_runs
 from leadfl_pl.experiments.results import ACCURACIES, Results
 from leadfl_pl.experiments.tables import NOTHING
 from leadfl_pl.records.plots import distinct_colors, finish_axes, legend_grid, new_figure
@@ -136,6 +136,8 @@ def _shade_bursts(ax: Axes, rounds: pd.DataFrame) -> None:
 def plot_heatmap(table: pd.DataFrame, axes: Sequence[str], number: str) -> Figure:
     """One accuracy by two axes, in percent; a configuration without it says why.
 
+    A star says that some of its seeds failed or diverged.
+
     Args:
         table: numbers over seeds.
         axes: its axes: the two with most values become rows and columns, the others panels.
@@ -170,7 +172,8 @@ def _draw_panel(
     for entry in part.to_dict("records"):
         i, j = rows.index(entry[down]), columns.index(entry[across])
         values[i, j] = 100 * entry[number]
-        text, color = f"{values[i, j]:.0f}", "#fefefe" if values[i, j] < 60 else "#010101"
+        star = "*" * lost_runs(entry["states"])
+        text, color = f"{values[i, j]:.0f}{star}", "#fefefe" if values[i, j] < 60 else "#010101"
         if np.isnan(values[i, j]):
             text, color = NOTHING if entry["finished"] else entry["states"].split()[1], "#000000"
         size = 6 if len(text) > 3 else "x-small"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,6 +51,14 @@ class Job(NamedTuple):
         write_whole(self.folder / RECORD, (json.dumps(record, indent=2) + "\n").encode())
         return record
 
+    def code_so_far(self) -> dict[str, Any]:
+        """What ``cell.json`` is to say of the code: that of the rounds done, and this one."""
+        before = self.read()
+        if not before or not self.rounds_done():
+            return {}
+        commits = dict.fromkeys([*str(before["commit"]).split(", "), self.record["commit"]])
+        return {"commit": ", ".join(commits), "own_code": before.get("own_code", {})}
+
     def rounds_done(self) -> int:
         """How many rounds the run has had so far."""
         counts = [0]
@@ -79,17 +88,19 @@ def plan(name: str, cells: Iterable[Cell], folder: Path, resolve: Resolve) -> li
         resolve: the whole configuration that arguments stand for.
 
     Raises:
-        ConfigError: a key that is none, a value that cannot be, or two cells of one configuration.
+        ConfigError: a key that is none, a value that cannot be, several devices a run, or two cells
+            of one configuration.
     """
     jobs: dict[str, Job] = {}
     resolved: dict[tuple[str, ...], dict[str, Any]] = {}  # the seeds of a combination share it
-    now = commit()
+    now = code()
     for cell in cells:
         if (key := tuple(cell.arguments)) not in resolved:
             try:
                 resolved[key] = resolve(cell.fit)
             except ConfigError as error:
                 raise ConfigError(f"{name}, {cell}: {error}") from error
+        _check_trainer(f"{name}, {cell}", resolved[key]["trainer"])
         digest = config_hash(resolved[key], cell.seed)
         if digest in jobs:
             raise ConfigError(
@@ -110,6 +121,22 @@ def plan(name: str, cells: Iterable[Cell], folder: Path, resolve: Resolve) -> li
         rounds = int(resolved[key]["trainer"]["max_epochs"])
         jobs[digest] = Job(folder / digest, cell, [*cell.fit, *place], rounds, record)
     return list(jobs.values())
+
+
+def code() -> str:
+    """The package's commit; outside of a checkout its version."""
+    return commit() or f"leadfl_pl {version('leadfl_pl')}"
+
+
+def _check_trainer(run: str, trainer: Mapping[str, Any]) -> None:
+    devices, rounds = trainer["devices"], trainer["max_epochs"]
+    if str(devices) != "1" and not (isinstance(devices, list) and len(devices) == 1):
+        raise ConfigError(
+            f"{run}: trainer.devices must be 1 or a list of one, since the runs share the machine, "
+            f"got {devices}"
+        )
+    if rounds is None or rounds < 1:
+        raise ConfigError(f"{run}: trainer.max_epochs must be >= 1, got {rounds}")
 
 
 def config_hash(config: dict[str, Any], seed: int) -> str:
@@ -150,7 +177,7 @@ def unfinished(jobs: Sequence[Job], allow_mixed: bool = False) -> list[Job]:
 
 
 def _refuse_other_code(begun: Sequence[tuple[Job, dict[str, Any]]]) -> None:
-    now = commit()
+    now = code()
     if others := {str(record["commit"]) for _, record in begun if record["commit"] != now}:
         raise ConfigError(
             f"{begun[0][0].folder.parent} must have runs of commit {now} only, got runs of "

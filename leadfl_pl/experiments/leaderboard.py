@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from leadfl_pl.experiments.over_seeds import lost_runs
 from leadfl_pl.experiments.tables import NOTHING, as_text, heading
 
 MAIN, BACKDOOR = "main accuracy", "backdoor average"
@@ -15,12 +16,13 @@ def best_settings(table: pd.DataFrame, axis: str, cost: float = COST) -> dict[st
     """For each method the setting with the lowest backdoor average that costs little, None if none.
 
     A label is a method with its settings behind commas. The methods come in order of that average;
-    those without such a setting come last.
+    those without such a setting come last. A setting that lost a seed is none.
 
     >>> table = pd.DataFrame({
     ...     "defense": ["none", "LDP, scale=1", "LDP, scale=2", "SAM"],
     ...     MAIN: [0.9, 0.88, 0.8, 0.7],
     ...     BACKDOOR: [0.8, 0.6, 0.1, 0.2],
+    ...     "states": "2 finished",
     ... })
     >>> best_settings(table, "defense")
     {'LDP': 'LDP, scale=1', 'none': 'none', 'SAM': None}
@@ -31,7 +33,9 @@ def best_settings(table: pd.DataFrame, axis: str, cost: float = COST) -> dict[st
         axis: the column of the labels.
         cost: how much lower main accuracy may be than in the first row.
     """
-    affordable = table[table[MAIN] >= table[MAIN].iloc[0] - cost].sort_values(BACKDOOR)
+    whole = ~table["states"].map(lost_runs)
+    cheap = table[MAIN] >= table[MAIN].iloc[0] - cost
+    affordable = table[whole & cheap].sort_values(BACKDOOR)
     best: dict[str, str | None] = {}
     for label in affordable[axis]:
         best.setdefault(label.partition(", ")[0], label)

@@ -12,8 +12,8 @@ import pandas as pd
 from scipy.stats import bootstrap, trim_mean
 
 from leadfl_pl.core.errors import ConfigError
-from leadfl_pl.experiments.jobs import FINISHED
-from leadfl_pl.experiments.results import NUMBERS, Results
+from leadfl_pl.experiments.jobs import FAILED, FINISHED
+from leadfl_pl.experiments.results import DIVERGED, NUMBERS, Results
 
 
 class Estimate(NamedTuple):
@@ -85,6 +85,15 @@ def over_seeds(results: Results, interquartile: bool = False) -> pd.DataFrame:
     columns = [*results.axes, "seeds", "finished", "states", *parts, *extra]
     table: pd.DataFrame = pd.DataFrame(rows).reindex(columns=columns)
     return table
+
+
+def lost_runs(states: str) -> bool:
+    """Whether a configuration's ``states`` say that some seeds failed or diverged.
+
+    >>> lost_runs("2 finished, 1 missing"), lost_runs("2 finished, 1 diverged")
+    (False, True)
+    """
+    return FAILED in states or DIVERGED in states
 
 
 def add_published(

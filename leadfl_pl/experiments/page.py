@@ -42,7 +42,7 @@ def page(
         lstrip_blocks=True,
     )
     finished = int((results.runs["status"] == FINISHED).sum())
-    commits = sorted({str(c) for c in results.runs["commit"].dropna()})
+    commits = sorted({shorter(c) for c in results.runs["commit"].dropna()})
     return environment.get_template("report.html").render(
         name=results.name,
         axes=results.axes,
@@ -97,6 +97,15 @@ def _run(run: Mapping[Any, Any]) -> dict[str, Any]:
         "error": error,
         "numbers": numbers,
     }
+
+
+def shorter(commits: str) -> str:
+    """A commit's first twelve digits, and what stands behind its last.
+
+    >>> shorter("48e2e72c0ffee48e2e72c0ffee48e2e72c0ffee0+0badc0de")
+    '48e2e72c0ffe+0badc0de'
+    """
+    return re.sub(r"([0-9a-f]{12})[0-9a-f]{28}", r"\1", commits)
 
 
 def inline_svg(svg: str, number: int) -> str:

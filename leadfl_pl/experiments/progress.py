@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -29,9 +31,11 @@ class Display:
         self.jobs = len(jobs)
         self.seen = 0  # that have ended
         self.done = {job.folder: job.rounds_done() for job in jobs}
+        # a run in this process has its standard output in a file
+        self.terminal = os.fdopen(os.dup(1), "w", encoding="utf-8")
         self.progress = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TextColumn("rounds"), TimeRemainingColumn(),
+            TextColumn("rounds"), TimeRemainingColumn(), console=Console(file=self.terminal),
         )  # fmt: skip
         total = sum(max(job.rounds, self.done[job.folder]) for job in jobs)
         self.all = self.progress.add_task(self.headline, total=total)
@@ -56,6 +60,7 @@ class Display:
         self.over.set()
         self.thread.join()
         self.progress.stop()
+        self.terminal.close()
 
     def watch(self) -> None:
         """Looks at the running jobs until all is over."""

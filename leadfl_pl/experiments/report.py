@@ -10,7 +10,7 @@ from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.experiments.collect import collect
 from leadfl_pl.experiments.figures import draw
 from leadfl_pl.experiments.jobs import FINISHED
-from leadfl_pl.experiments.leaderboard import leaderboard
+from leadfl_pl.experiments.leaderboard import BACKDOOR, MAIN, leaderboard
 from leadfl_pl.experiments.over_seeds import add_published, over_seeds
 from leadfl_pl.experiments.page import page
 from leadfl_pl.experiments.results import Results, read_results
@@ -70,7 +70,8 @@ def write_report(
         "table.tex": as_latex(text, results.axes),
         "report.html": page(results, table, text, svgs, said),
     }
-    if "front" in (kinds or ()) and len(results.axes) == 1:
+    ranked = {MAIN, BACKDOOR} <= set(table)
+    if "front" in (kinds or ()) and len(results.axes) == 1 and ranked:
         files["leaderboard.md"] = leaderboard(table, results.axes[0])
     for name, content in files.items():
         write_whole(output / name, content.encode())

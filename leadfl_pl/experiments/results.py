@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import nan
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +14,12 @@ import pandas as pd
 from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.experiments.jobs import FAILED, FINISHED, RECORD, read_record
 from leadfl_pl.experiments.spec import Experiment
+from leadfl_pl.federation.server import NO_UPDATE
 from leadfl_pl.records.rounds import read_run, summary
 
 KEYS = ("experiment", "labels", "settings", "seed", "hash", "status", "command", "commit")
 DIVERGED, MISSING = "diverged", "missing"  # beside the states that a run's record has
+DIVERGENCE = ("FloatingPointError", NO_UPDATE)  # how such an error begins
 COSTS = {"seconds a round": "seconds_per_round", "peak memory": "peak_memory_mb"}
 NUMBERS = (
     "main accuracy",
@@ -28,6 +30,10 @@ NUMBERS = (
     "attackers selected",
     *COSTS,
 )
+COLUMNS = {  # of the tables, beside the axes
+    *NUMBERS, "seed", "seeds", "status", "states", "finished", "error", "hash", "commit",
+    "command", "round", "burst", "bursts", "backdoor accuracy",
+}  # fmt: skip
 ACCURACIES = {"main accuracy": "val/clean_accuracy", "backdoor accuracy": "val/backdoor_accuracy"}
 Record = dict[str, Any]  # what ``cell.json`` says
 
@@ -54,8 +60,8 @@ def read_results(
         allow_mixed: take runs of several commits.
 
     Raises:
-        ConfigError: there are no runs, a record is damaged, two runs are of the same cell, or
-            runs are of several commits and that is not allowed.
+        ConfigError: there are no runs, a record is damaged, an axis is called like another column,
+            two runs are of the same cell, or runs are of several commits and that is not allowed.
     """
     folders = {path.parent.name: path.parent for path in sorted(folder.glob(f"*/{RECORD}"))}
     records = [_checked(path, read_record(path)) for path in folders.values()]
@@ -73,13 +79,14 @@ def read_results(
         if others:
             hashes = ", ".join(record["hash"] for record in others)
             notes.append(f"not shown, as no cell of {experiment.name} has their command: {hashes}")
+    check_axes(folder, records[0]["labels"])
     _refuse_twice(folder, records)
     notes += _commits(folder, records, allow_mixed)
     runs, rounds = [], []
     for record in records:
         labels = record["labels"] or {"experiment": record["experiment"]}
         row = labels | {key: record.get(key) for key in ("seed", "status", "error")}
-        if record["status"] == FAILED and str(record["error"]).startswith("FloatingPointError"):
+        if record["status"] == FAILED and str(record["error"]).startswith(DIVERGENCE):
             row["status"] = DIVERGED
         if row["status"] == FINISHED:
             run = read_run(folders[record["hash"]])
@@ -95,6 +102,13 @@ def read_results(
     table = table.astype({name: float for name in COSTS if name in table})
     name = records[0]["experiment"]
     return Results(name, list(labels), table, pd.DataFrame(rounds), folders, notes)
+
+
+def check_axes(path: Path, axes: Iterable[str]) -> None:
+    """Raises :class:`ConfigError` for an axis that is called like another column of a table."""
+    for axis in axes:
+        if axis in COLUMNS:
+            raise ConfigError(f"{path}: axes must not be called like columns of tables, got {axis}")
 
 
 def _checked(folder: Path, record: Record) -> Record:
@@ -143,7 +157,7 @@ def _planned(
 
 def _commits(folder: Path, records: Sequence[Record], allow_mixed: bool) -> list[str]:
     counts = Counter(str(r["commit"]) for r in records if r["status"] != MISSING)
-    if len(counts) <= 1:
+    if len(counts) <= 1 and ", " not in "".join(counts):
         return []
     got = ", ".join(f"{commit} ({count})" for commit, count in sorted(counts.items()))
     if allow_mixed:

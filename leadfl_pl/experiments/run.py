@@ -51,6 +51,8 @@ def run_jobs(jobs: Sequence[Job], fit: Fit, at_once: int) -> list[dict[str, Any]
         for job in jobs:
             if signals or any(record["status"] == STOPPED for record in records):
                 return
+            if (left := job.read()).get("status") == RUNNING:  # by a process that was killed
+                job.write(**left | {"status": STOPPED})
             running[job.folder] = job
             yield delayed(run_job)(job, fit, apart=at_once > 1)
 
@@ -87,7 +89,7 @@ def send(job: Job, number: int) -> None:
     if record.get("status") == RUNNING:
         try:
             os.kill(record["pid"], number)
-        except ProcessLookupError:
+        except (ProcessLookupError, PermissionError):
             return
 
 
@@ -107,19 +109,21 @@ def run_job(job: Job, fit: Fit, apart: bool = False) -> dict[str, Any]:
         separate()
     with (job.folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a run whose parent was killed goes on to its round's end
-        before = job.read().get("seconds", 0.0)
+        before, done = job.read().get("seconds", 0.0), job.rounds_done()
         started = time.monotonic()
-        job.write(status=RUNNING, pid=os.getpid(), seconds=before)
+        code = job.code_so_far()
+        job.write(**code, status=RUNNING, pid=os.getpid(), seconds=before)
         gc.collect()  # of the run before, whose memory would count for this one
         reset_peak_memory()
         with output_to(job.folder / OUTPUT), wandb_run(job):
             status, error = attempt(job, fit)
-        seconds = before + time.monotonic() - started
+        seconds = time.monotonic() - started
         return job.write(
+            **code,
             status=status,
             error=error,
-            seconds=round(seconds, 2),
-            seconds_per_round=round(seconds / max(1, job.rounds_done()), 3),
+            seconds=round(before + seconds, 2),
+            seconds_per_round=round(seconds / max(1, job.rounds_done() - done), 3),
             peak_memory_mb=peak_memory_mb(),
         )
 

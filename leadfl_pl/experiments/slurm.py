@@ -51,7 +51,10 @@ def submit_jobs(
             for task in submitit.helpers.as_completed(submitted):
                 job = by_id[task.job_id]
                 lost = task.exception()  # of the process: that of the run is in its record
-                record = job.write(status=FAILED, error=str(lost)) if lost else job.read()
+                record = job.read()
+                if lost:
+                    outcome = {"status": FAILED, "error": str(lost)}
+                    record = job.write(**{"seconds": 0.0} | record | outcome)
                 del running[job.folder]
                 records.append(record)
                 display.ended(job, record)

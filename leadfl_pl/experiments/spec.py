@@ -86,12 +86,18 @@ class Experiment(NamedTuple):
 
 
 def flags_of(settings: Mapping[str, Any]) -> list[str]:
-    """The settings as flags of the command line.
+    """The settings as flags of the command line, a class before the settings below it.
 
     >>> flags_of({"model.lr": 0.1, "trainer.logger": False, "model.defense": None})
     ['--model.lr=0.1', '--trainer.logger=false', '--model.defense=null']
+    >>> flags_of({"model.defense.scale": 1, "model.defense": "LDP"})
+    ['--model.defense=LDP', '--model.defense.scale=1']
     """
-    return [f"--{key}={_text(value)}" for key, value in settings.items()]
+    keys: list[str] = []
+    for key in settings:
+        below = (i for i, other in enumerate(keys) if other.startswith(f"{key}."))
+        keys.insert(next(below, len(keys)), key)
+    return [f"--{key}={_text(settings[key])}" for key in keys]
 
 
 def _text(value: Any) -> str:
@@ -125,9 +131,17 @@ def read_experiment(path: Path) -> Experiment:
         content.get("published", []),
         content.get("figures"),
     )
+    with_config = [axis for axis, levels in experiment.axes.items() if _config_in(levels)]
+    with_config += ["set"] * ("config" in settings)
+    if len(with_config) > 1:
+        raise ConfigError(f"{path}: config must be in one place, got {' and '.join(with_config)}")
     for axis, levels in experiment.axes.items():
         _refuse_twice(path, f"axes.{axis}", [level.label for level in levels])
     return experiment
+
+
+def _config_in(levels: Sequence[Level]) -> bool:
+    return any("config" in level.settings for level in levels)
 
 
 def _seeds(path: Path, seeds: Any) -> list[int]:
@@ -152,6 +166,8 @@ def _levels(path: Path, axis: str, entries: Sequence[Any]) -> list[Level]:
             raise ConfigError(f"{path}: axes.{axis} must have entries of keys, got {entry}")
         settings = {key: value for key, value in entry.items() if key != "label"}
         lists = {key: value for key, value in settings.items() if isinstance(value, list)}
+        if empty := [key for key, value in lists.items() if not value]:
+            raise ConfigError(f"{path}: axes.{axis} must have values for {empty[0]}, got none")
         name = entry.get("label")
         if name is None:
             constant = {k: v for k, v in settings.items() if k not in lists}

@@ -52,7 +52,7 @@ def as_text(name: str, row: Mapping[Any, Any]) -> str:
     """
     if not row["finished"]:
         return re.sub(r"\d+ ", "", row["states"])
-    if not row[f"{name} seeds"] > 0:  # NaN where no configuration has it
+    if not row.get(f"{name} seeds", 0) > 0:  # NaN where no configuration has it
         return NOTHING
     _, scale, digits = SHOWN[name]
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
-from typing import Literal
+from typing import Any, Literal
 
 from leadfl_pl.aggregators import Aggregator
 from leadfl_pl.aggregators.base import require_rule
@@ -85,6 +86,7 @@ class Federation:
     def __post_init__(self) -> None:
         if self.seed is None:
             self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        self.rule_at_start: dict[str, Any] = {}  # its state, of every new run
 
     def check(self) -> None:
         """Raises :class:`ConfigError` unless every round of this federation can be run."""
@@ -109,6 +111,7 @@ class Federation:
             require_override(f"{PATH}.attack", self.attack, Attack)
         require_override(f"{PATH}.schedule", self.schedule, Schedule)
         require_rule(f"{PATH}.aggregator", self.aggregator)
+        self.rule_at_start = self.rule_at_start or copy.deepcopy(self.aggregator.state_dict())
         with errors_of(f"{type(self.schedule).__name__}.check"):
             self.schedule.check(self.population)
         with errors_of(f"{type(self.aggregator).__name__}.check"):

@@ -18,6 +18,8 @@ from leadfl_pl.core.values import ClientUpdate, Cohort, ServerContext
 from leadfl_pl.core.vector import ModelVector
 from leadfl_pl.federation.config import Federation
 
+NO_UPDATE = "no well-formed update"
+
 
 class FailedRoundsError(RuntimeError):
     """More rounds in a row than ``max_failures`` had too few well-formed updates."""
@@ -94,7 +96,7 @@ class Server:
         try:
             self.aggregator.check_enough(len(received), self.federation.clients_per_round)
         except ConfigError as error:
-            self.tolerate(error, cohort.round)
+            self.tolerate(error, cohort.round, none=bool(updates) and not received)
             delta, selected = torch.zeros_like(theta), theta.new_empty(0, dtype=torch.long)
         else:
             self.failures = 0
@@ -131,17 +133,18 @@ class Server:
         delta, selected = check_aggregated(self.aggregator, result, *deltas.shape)
         return Aggregated(self.federation.server_lr * delta, selected)
 
-    def tolerate(self, error: ConfigError, t: int) -> None:
-        """Counts a round without an aggregate.
+    def tolerate(self, error: ConfigError, t: int, none: bool = False) -> None:
+        """Counts a round without an aggregate; ``none``: not one update was well-formed.
 
         Raises:
             FailedRoundsError: this has happened too often.
         """
         self.failures += 1
         if self.failures > self.federation.max_failures:
+            reason = f"{NO_UPDATE if none else 'too few updates'} in round {t}: {error}"
             raise FailedRoundsError(
-                f"round {t}: {error}. This was the round number {self.failures} in a row "
-                f"without an aggregate, and max_failures = {self.federation.max_failures}. "
+                f"{reason}. This was the round number {self.failures} in a row without an "
+                f"aggregate, and max_failures = {self.federation.max_failures}. "
                 "Lower the learning rate, or choose a rule that needs fewer updates"
             ) from error
         rank_zero_warn(f"round {t} keeps the old model: {error}")

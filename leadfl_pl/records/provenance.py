@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,10 @@ def processor() -> str:
 
 
 def commit() -> str | None:
-    """The commit of the package's own checkout, "+" if it was changed; None outside of one."""
+    """The commit of the package's own checkout; None outside of one.
+
+    Where files were changed since, with "+" and eight digits of the changes' hash.
+    """
     folder = Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -57,6 +61,8 @@ def commit() -> str | None:
     try:
         if not git("ls-files", "__init__.py"):
             return None
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+        changes = git("diff", "HEAD")
+        digest = f"+{sha256(changes.encode()).hexdigest()[:8]}" if changes else ""
+        return git("rev-parse", "HEAD") + digest
     except (OSError, subprocess.TimeoutExpired):
         return None

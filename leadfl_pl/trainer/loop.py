@@ -142,6 +142,7 @@ class FederatedLoop(_FitLoop):
     def _restore(self, device: torch.device) -> None:
         self.clients.attack.load_state_dict(self._resumed.get("attack", {}))
         if not (state := self._resumed):
+            self.federation.aggregator.load_state_dict(self.federation.rule_at_start)
             return
         self.rounds_done = state["rounds_done"]
         self.clients.momenta = dict(state["momenta"])

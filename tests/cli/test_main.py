@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT
+from lightning.pytorch import Callback
 from resumed import fit
 
 import leadfl_pl as fl
@@ -246,3 +247,15 @@ def test_a_run_from_python_has_no_class_to_name() -> None:
     fit(1)
     with pytest.raises(fl.ConfigError, match="does not say how its network is made"):
         fl.global_model("run/checkpoints/version_0/last.ckpt")
+
+
+class RaisesAfterASecondRound(Callback):
+    def on_train_epoch_end(self, trainer, pl_module) -> None:
+        if trainer.current_epoch == 1:
+            raise KeyError("mine")
+
+
+def test_an_error_after_a_round_keeps_its_traceback() -> None:
+    callback = f"--trainer.callbacks+={__name__}.{RaisesAfterASecondRound.__name__}"
+    with pytest.raises(KeyError, match="mine"):
+        main([*QUICKSTART, *TINY, callback])

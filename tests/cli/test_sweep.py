@@ -131,6 +131,16 @@ def test_a_point_runs_again_with_other_arguments(run: Callable[..., int], tmp_pa
     assert [row["seed"] for row in table(tmp_path / "out")] == ["3"]
 
 
+def test_a_run_of_a_sweep_has_one_device_whatever_its_config_says(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "auto.yaml").write_text("trainer: {devices: auto}\n")
+    sweep = small_sweep(model__lr=[0.1])
+    assert run(sweep, f"--config={tmp_path / 'auto.yaml'}") == 0
+    assert run(sweep, "--trainer.devices=2") == 2
+    assert "trainer.devices must be 1 or a list of one, since" in capsys.readouterr().err
+
+
 def test_a_sweep_whose_run_fails_says_which(run, capsys: pytest.CaptureFixture) -> None:
     assert run(small_sweep(model__lr=[1e25])) == 1
     assert "failed: lr=1e+25, seed 0: " in capsys.readouterr().err

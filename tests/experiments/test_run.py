@@ -23,11 +23,11 @@ from leadfl_pl.records.rounds import read_run
 COMMAND = [sys.executable, str(ROOT / "cli.py"), "experiment", "run", "small.yaml", "--jobs", "2"]
 
 
-def experiment(rounds: int, *entries: dict, local_epochs: int = 1) -> None:
+def experiment(rounds: int, *entries: dict, axis: str = "defense") -> None:
     content = {
         "base": str(ROOT / "configs/quickstart.yaml"),
-        "set": {"trainer.max_epochs": rounds, "trainer.federation.local_epochs": local_epochs},
-        "axes": {"defense": list(entries)},
+        "set": {"trainer.max_epochs": rounds, "trainer.federation.local_epochs": 1},
+        "axes": {axis: list(entries)},
         "seeds": [0, 1],
     }
     Path("small.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
@@ -46,7 +46,7 @@ def rows(record: dict) -> list[dict[str, float]]:
 
 
 NONE, LDP = {"label": "none", "model.defense": "NoDefense"}, {"model.defense": "LDP"}
-DIVERGES = {"label": "too fast", "model.lr": 1e25}
+DIVERGES = {"label": "too fast", "model.lr": 1e6, "trainer.federation.max_failures": 0}
 
 
 def test_runs_have_the_digits_of_their_commands_and_failures_are_not_fatal(capfd) -> None:
@@ -60,7 +60,7 @@ def test_runs_have_the_digits_of_their_commands_and_failures_are_not_fatal(capfd
         "none 0": "finished", "none 1": "finished",
         "too fast 0": "failed", "too fast 1": "failed",
     }  # fmt: skip
-    assert seen["too fast 0"]["error"]
+    assert seen["too fast 0"]["error"].startswith("no well-formed update in round ")
     assert seen["none 1"]["seconds_per_round"] > 0
     assert seen["none 1"]["peak_memory_mb"] > 100
     command = shlex.split(seen["none 1"]["command"])
@@ -86,6 +86,19 @@ def test_finished_runs_are_kept_and_those_of_another_commit_refused(capfd) -> No
     assert "must have runs of commit" in (said := capfd.readouterr().err)
     assert "got runs of 0ld: remove them, or take both with --allow-mixed" in said
     assert main(["run", "small.yaml", "--allow-mixed"]) == 0
+
+
+def test_a_run_that_goes_on_with_other_code_says_so(capfd) -> None:
+    experiment(1, NONE)
+    assert main(["run", "small.yaml", "--jobs", "1"]) == 0
+    record = records()["none 0"]
+    file = record.pop("folder") / "cell.json"
+    file.write_text(json.dumps(record | {"commit": "0ld", "status": "stopped"}))
+    assert main(["run", "small.yaml", "--jobs", "1", "--allow-mixed"]) == 0
+    both = f"0ld, {record['commit']}"
+    assert [r["commit"] for r in records().values()] == [both, record["commit"]]
+    assert main(["run", "small.yaml"]) == 2
+    assert f"got runs of {both}: remove them" in capfd.readouterr().err
 
 
 def test_runs_of_a_class_of_ones_own_are_refused_once_its_file_has_changed(
@@ -137,6 +150,9 @@ def test_what_no_run_can_be_is_one_sentence(capsys) -> None:
     experiment(1, NONE)
     assert main(["run", "small.yaml", "--jobs", "0"]) == 2
     assert capsys.readouterr().err == "error: --jobs must be >= 1, got 0\n"
+    experiment(1, NONE, axis="status")
+    assert main(["run", "small.yaml"]) == 2
+    assert "axes must not be called like columns of tables, got status" in capsys.readouterr().err
     assert main(["run", "none.yaml"]) == 2
     assert capsys.readouterr().err.startswith("error: cannot read none.yaml: ")
     assert main(["walk", "small.yaml"]) == 2

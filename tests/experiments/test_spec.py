@@ -80,6 +80,12 @@ def test_what_is_set_for_all_is_overridden_by_an_axis() -> None:
     assert [cell.settings["model.lr"] for cell in read_experiment(path).cells()] == [0.2, 0.3]
 
 
+def test_what_is_set_for_all_below_a_class_is_kept_where_an_axis_chooses_the_class() -> None:
+    path = written(set={"model.defense.scale": 0.3}, **axis({"model.defense": "LDP"}))
+    [cell] = read_experiment(path).cells()
+    assert resolve(cell.fit)["model"]["init_args"]["defense"]["init_args"]["scale"] == 0.3
+
+
 def test_the_folder_is_that_of_the_configuration_and_not_of_how_it_is_written() -> None:
     entries = ({"model.lr": 0.2}, {"model.lr": 0.1})
     before = jobs_of(read_experiment(written(**axis(*entries))))
@@ -102,6 +108,11 @@ def test_the_folder_is_that_of_the_configuration_and_not_of_how_it_is_written() 
         ({"axes": {"defense": ["LDP"]}}, "axes.defense must have entries of keys, got LDP"),
         (axis({"model.defense": "no.yaml"}), "model.defense must be a config, seen .*got no.yaml"),
         (axis({"model.lr": 1.0}, {"model.lr": 1.0}), "must have each value once, got lr=1.0 twice"),
+        (axis({"model.lr": []}), "axes.defense must have values for model.lr, got none"),
+        (
+            {"set": {"config": QUICK}, **axis({"config": QUICK})},
+            "config must be in one place, got defense and set",
+        ),
         ({"set": [1]}, r"set must be keys with values, got set = \[1\]"),
     ],
 )
@@ -115,6 +126,8 @@ def test_a_file_that_is_no_experiment_is_one_sentence(content: dict, message: st
     [
         ([{"model.defens": "LDP"}], "small, defens=LDP, seed 0: .*model.defens"),
         ([{"model.lr": "fast"}], "small, lr=fast, seed 0: .*lr.*fast"),
+        ([{"trainer.devices": 2}], "small, devices=2, seed 0: trainer.devices must be 1 or a list"),
+        ([{"trainer.max_epochs": None}], "trainer.max_epochs must be >= 1, got None"),
         ([{"model.lr": 0.2}, {"model.lr": "2e-1"}], "different configurations, got the same for "
          "lr=0.2, seed 0 and lr=2e-1, seed 0"),
     ],

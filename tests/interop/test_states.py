@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from tiny import NetWithBatchNorm
@@ -69,6 +71,8 @@ def test_the_model_is_not_changed_in_place(model: State) -> None:
     [
         ("0.weight", torch.zeros(3), 5, r"0.weight has shape \(3,\), not \(4, 1, 3, 3\)"),
         ("other", torch.zeros(3), 5, "it has other, which the model has not"),
+        (3, torch.zeros(3), 5, "it has 3, which the model has not"),
+        ("0.bias", torch.zeros(4).to_sparse(), 5, "0.bias is torch.sparse_coo, not dense"),
         ("0.bias", torch.full((4,), torch.nan), 5, "4 entries that are not finite"),
         ("1.running_var", torch.full((4,), torch.inf), 5, "4 entries that are not finite"),
         ("0.bias", torch.full((4,), 1e30), 5, "its norm is beyond"),
@@ -77,7 +81,7 @@ def test_the_model_is_not_changed_in_place(model: State) -> None:
     ],
 )
 def test_a_malformed_reply_is_left_out(
-    model: State, name: str, value: Tensor, examples: float, fault: str
+    model: State, name: Any, value: Tensor, examples: float, fault: str
 ) -> None:
     good = Reply(moved(model, 1.0, 0), 5)
     bad = Reply(moved(model, 3.0, 0) | {name: value}, examples)

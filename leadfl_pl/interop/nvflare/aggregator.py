@@ -24,6 +24,7 @@ from leadfl_pl.interop.nvflare.settings import from_settings, settings_of
 from leadfl_pl.interop.states import Reply, aggregate_states, require_rule_for_states
 
 OWNER = "RobustAggregator"
+MAX_STEPS = 2**53  # more are no number of their own in a float
 
 
 class RobustAggregator(ModelAggregator):
@@ -126,8 +127,8 @@ def state_of(params: dict[str, Any]) -> dict[str, Tensor]:
 def read_reply(model: FLModel) -> tuple[Reply, str | None]:
     """A reply's parameters and number of steps, and what is wrong with it, if anything."""
     steps = model.meta.get(FLMetaKey.NUM_STEPS_CURRENT_ROUND, 1)  # as for NVFlare's own
-    if isinstance(steps, bool) or not isinstance(steps, (int, float)):
-        return Reply({}, 0), f"its {FLMetaKey.NUM_STEPS_CURRENT_ROUND} is no number"
+    if isinstance(steps, bool) or not isinstance(steps, (int, float)) or steps > MAX_STEPS:
+        return Reply({}, 0), f"its {FLMetaKey.NUM_STEPS_CURRENT_ROUND} is no number of steps"
     try:
         state = state_of(model.params)
     except Exception as error:  # whatever reading a stranger's parameters may raise
