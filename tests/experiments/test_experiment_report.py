@@ -101,11 +101,13 @@ def test_what_has_not_finished_is_in_every_table(capsys: pytest.CaptureFixture) 
     write_cell(NONE, 2, error=DIVERGED)
     write_cell({"defense": "LDP"}, 0, error="OSError: x_y & 5 % | full")
     write_cell({"defense": "LDP"}, 1, status="stopped")
+    write_cell({"defense": "SAM"}, 0, error="no well-formed update in round 9: FedAvg needs n >= 1")
     assert report() == 0
     for name in ("table.md", "table.tex", "report.html"):
         text = Path("out", name).read_text()
         assert "2 of 3: 2 finished, 1 diverged" in text
         assert "0 of 2: 1 failed, 1 stopped" in text
+        assert "0 of 1: 1 diverged" in text
     table = pd.read_csv("out/table.csv").set_index("defense")
     assert (table.loc["none", "finished"], table.loc["LDP", "finished"]) == (2, 0)
     assert np.isnan(table.loc["LDP", "main accuracy"])
@@ -188,6 +190,15 @@ def test_the_file_adds_missing_runs_published_numbers_and_figures() -> None:
     assert "Published: a paper, Table I." in text
     assert "not shown, as no cell of small has their command: LeadFL,alpha=0.4-0" in text
     assert sorted(path.name for path in Path("out").glob("*.png")) == ["rounds.png"]
+
+
+def test_before_a_run_has_finished_there_is_a_table_and_no_leaderboard() -> None:
+    experiment(figures=["front"])
+    file = Path("runs/small/none-0/cell.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"status": "stopped"}))
+    assert main(["small.yaml", "--runs", "runs", "-o", "out"]) == 0
+    assert list(pd.read_csv("out/table.csv")["states"]) == ["1 stopped", "1 missing"]
+    assert not Path("out/leaderboard.md").exists()
 
 
 @pytest.mark.parametrize(
