@@ -54,7 +54,10 @@ def commit() -> str | None:
 
     def git(*arguments: str) -> str:
         done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            errors="replace",
+            timeout=10,
         )
         return done.stdout.strip() if done.returncode == 0 else ""
 

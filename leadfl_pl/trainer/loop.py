@@ -128,6 +128,8 @@ class FederatedLoop(_FitLoop):
         self._settings = settings(federation, trainer)
         datamodule.to(device)
         federation.aggregator.to(device)
+        if self.rounds_done and not self._resumed:  # the same Trainer fits on
+            self._resumed = self._state()
         if federation.start_from is not None and not self._resumed:
             start_from(federation.start_from, module)
         self.clients = choose_clients(
@@ -140,6 +142,7 @@ class FederatedLoop(_FitLoop):
         self.max_batches = trainer.val_check_batch = waves
 
     def _restore(self, device: torch.device) -> None:
+        """Goes on with a checkpoint's state, or starts without what another run has left."""
         self.clients.attack.load_state_dict(self._resumed.get("attack", {}))
         if not (state := self._resumed):
             self.federation.aggregator.load_state_dict(self.federation.rule_at_start)
@@ -157,7 +160,10 @@ class FederatedLoop(_FitLoop):
         state: dict[str, Any] = super().on_save_checkpoint()
         if self._combined_loader is None:  # of a Trainer that has not fitted anything
             return state
-        return state | {
+        return state | self._state()
+
+    def _state(self) -> dict[str, Any]:
+        return {
             "rounds_done": self.rounds_done,
             "settings": self._settings,
             "execution": self.clients.execution,

@@ -223,3 +223,17 @@ def test_resuming_with_other_settings_is_refused(tmp_path: Path) -> None:
         run(tmp_path, fl.LeadFL(alpha=0.5), fl.FedAvg(), ckpt_path="last")
     with pytest.raises(fl.ConfigError, match=r"federation.aggregator must be .*FedAvg.*Krum"):
         run(tmp_path, fl.LeadFL(alpha=0.4), fl.Krum(), ckpt_path="last")
+
+
+def test_a_second_fit_of_the_same_trainer_goes_on_to_the_same_bits() -> None:
+    ends = []
+    for fits in (1, 2):
+        client = small_client(fl.Contraction(half_life=2, anchor="initial"), momentum=0.5)
+        trainer = small_trainer(
+            fl.SparseFed(k=20), rounds=4 // fits, federation={"carry_momentum": True}
+        )
+        for rounds in range(4 // fits, 5, 4 // fits):
+            trainer.fit_loop.max_epochs = rounds
+            trainer.fit(client, datamodule=SmallImages(batch_size=8))
+        ends.append(weights(client))
+    assert torch.equal(*ends)
