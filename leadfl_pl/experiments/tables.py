@@ -128,6 +128,8 @@ def for_terminal(text: pd.DataFrame, axes: Sequence[str]) -> Table:
     for column in accuracies:  # "main", below it "accuracy (%)"
         table.add_column(column.replace(" ", "\n", 1), justify="right", no_wrap=True)
     for row in text[[*axes, *accuracies]].itertuples(index=False):
+        if len(axes) > 2:  # there is no room for intervals beside their numbers
+            row = [cell.replace(" [", "\n[") for cell in row]
         table.add_row(*map(Text, row))
     return table
 
