@@ -62,7 +62,7 @@ def test_every_table_names_its_file() -> None:
 
 def test_what_is_said_of_the_catalogue_is_in_its_runs() -> None:
     text = (ROOT / "results/README.md").read_text()
-    text = text[text.index("## `catalogue`") : text.index("## `server_momentum`")]
+    text = text[text.index("## `catalogue`") : text.index("## `splits`")]
     runs = pd.read_csv(ROOT / "results/catalogue/runs.csv").query("status == 'finished'")
     names = ["main accuracy", "backdoor average", "backdoor final"]
     means = 100 * runs.groupby(["rule", "defense"])[names].mean()
@@ -83,3 +83,16 @@ def test_what_is_said_of_the_catalogue_is_in_its_runs() -> None:
     assert f"without a defense {little[0, 'none']} and {little[1, 'none']}. The" in said
     assert f"{little[0, 'LeadFL']} pairs have less than 10 %" in said
     assert f"without a defense {much[0, 'none']} and {much[1, 'none']} of the 252" in said
+
+
+def test_what_is_said_of_the_splits_is_in_their_table() -> None:
+    text = (ROOT / "results/README.md").read_text()
+    text = text[text.index("## `splits`") : text.index("## `server_momentum`")]
+    names = ["main accuracy", "backdoor average", "backdoor final"]
+    table = pd.read_csv(ROOT / "results/splits/table.csv").set_index(["rule", "split", "defense"])
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if " / " in line]
+    for rule, split, *cells in rows[1:]:
+        found = 100 * table.loc[(rule, split), names]
+        assert list(found.index) == ["none", "LeadFL", "Contraction"]
+        assert cells == [" / ".join(f"{x:.1f}" for x in row) for row in found.to_numpy()]
+    assert len(rows) == 1 + len(table) / 3

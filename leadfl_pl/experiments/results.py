@@ -19,7 +19,7 @@ from leadfl_pl.records.rounds import read_run, summary
 
 KEYS = ("experiment", "labels", "settings", "seed", "hash", "status", "command", "commit")
 DIVERGED, MISSING = "diverged", "missing"  # beside the states that a run's record has
-DIVERGENCE = ("FloatingPointError", NO_UPDATE)  # how such an error begins
+DIVERGENCE = ("FloatingPointError", NO_UPDATE)  # what such an error says
 COSTS = {"seconds a round": "seconds_per_round", "peak memory": "peak_memory_mb"}
 NUMBERS = (
     "main accuracy",
@@ -86,7 +86,8 @@ def read_results(
     for record in records:
         labels = record["labels"] or {"experiment": record["experiment"]}
         row = labels | {key: record.get(key) for key in ("seed", "status", "error")}
-        if record["status"] == FAILED and str(record["error"]).startswith(DIVERGENCE):
+        diverged = any(words in str(record.get("error")) for words in DIVERGENCE)
+        if record["status"] == FAILED and diverged:
             row["status"] = DIVERGED
         if row["status"] == FINISHED:
             run = read_run(folders[record["hash"]])

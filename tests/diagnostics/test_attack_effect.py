@@ -203,7 +203,8 @@ def test_a_twin_that_fails_once_too_often_says_that_it_was_the_twin() -> None:
     client.lr = 1e6
     start = ModelVector(client.model).read()
     everybody = {"num_clients": 7, "num_malicious": 7, "max_failures": 0}
-    with pytest.raises(RuntimeError, match=r"AttackEffect, the run without the attack: round 0: "):
+    message = "AttackEffect, the run without the attack: no well-formed update in round 0: "
+    with pytest.raises(RuntimeError, match=message):
         fit(fl.AttackEffect(), Idle(), client=client, schedule=fl.FixedSchedule(7),
             federation=everybody)  # fmt: skip
     assert torch.equal(ModelVector(client.model).read(), start)  # the run's, which did not move
