@@ -131,17 +131,14 @@ def read_experiment(path: Path) -> Experiment:
         content.get("published", []),
         content.get("figures"),
     )
-    with_config = [axis for axis, levels in experiment.axes.items() if _config_in(levels)]
-    with_config += ["set"] * ("config" in settings)
+    with_config = ["set"] * ("config" in settings)
+    for axis, levels in experiment.axes.items():
+        with_config += [axis] * any("config" in level.settings for level in levels)
     if len(with_config) > 1:
         raise ConfigError(f"{path}: config must be in one place, got {' and '.join(with_config)}")
     for axis, levels in experiment.axes.items():
         _refuse_twice(path, f"axes.{axis}", [level.label for level in levels])
     return experiment
-
-
-def _config_in(levels: Sequence[Level]) -> bool:
-    return any("config" in level.settings for level in levels)
 
 
 def _seeds(path: Path, seeds: Any) -> list[int]:

@@ -111,7 +111,7 @@ def test_the_folder_is_that_of_the_configuration_and_not_of_how_it_is_written() 
         (axis({"model.lr": []}), "axes.defense must have values for model.lr, got none"),
         (
             {"set": {"config": QUICK}, **axis({"config": QUICK})},
-            "config must be in one place, got defense and set",
+            "config must be in one place, got set and defense",
         ),
         ({"set": [1]}, r"set must be keys with values, got set = \[1\]"),
     ],

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+import subprocess
+from pathlib import Path
 
 import pytest
 
-from leadfl_pl.records.provenance import processor, provenance
+from leadfl_pl.records.provenance import commit, processor, provenance
 
 
 @pytest.mark.parametrize(
@@ -45,3 +48,22 @@ def test_the_record_names_the_processor_and_its_vector_instructions(
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX3")
     record = provenance(0)
     assert (record["processor"], record["vector_instructions"]) == (processor(), "AVX3")
+
+
+def test_two_states_of_a_changed_checkout_are_two_commits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "__init__.py"
+    file.write_text("")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *words], check=True)
+    monkeypatch.setattr("leadfl_pl.records.provenance.__file__", str(tmp_path / "provenance.py"))
+    clean = commit()
+    file.write_text("a = 1\n")
+    one = commit()
+    file.write_bytes(b"a = '\xe9'\n")  # no UTF-8
+    other = commit()
+    assert re.fullmatch("[0-9a-f]{40}", clean)
+    assert len({clean, one, other}) == 3
+    assert [one[:41], other[:41]] == [f"{clean}+"] * 2
