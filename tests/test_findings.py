@@ -3,55 +3,38 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from functools import cache
-from typing import Any
 
 import pandas as pd
 import pytest
 from conftest import ROOT
+from findings_tables import FINDINGS, TABLE, cells, refilled
 
-from leadfl_pl.experiments.tables import SHOWN, as_text
+from leadfl_pl.experiments.tables import SHOWN
 
-TEXT = (ROOT / "docs/findings.md").read_text()
-TABLE = re.compile(r"<!-- (results/\S+\.csv) -->\n\n((?:\|.*\n)+)")
+TEXT = FINDINGS.read_text()
 NUMBER = re.compile(r"\d+\.\d+|\d+(?= %)")
 SETTINGS = {"50 %", "95 %", "0.1", "0.4"}  # a threshold, the intervals, two alphas
 
 
-@cache
-def records(path: str) -> list[dict[str, Any]]:
-    return pd.read_csv(ROOT / path).to_dict("records")
+@pytest.mark.parametrize("table", TABLE.finditer(TEXT), ids=lambda table: table["path"])
+def test_a_table_is_that_of_its_file(table: re.Match[str]) -> None:
+    assert table[0] == refilled(table)
 
 
-def rows() -> Iterator[tuple[str, dict[str, str]]]:
-    """Every row of a table, by its columns, with the file that it is made of."""
-    for path, table in TABLE.findall(TEXT):
-        lines = [line.strip("| ").split(" | ") for line in table.splitlines()]
-        for cells in lines[2:]:
-            yield path, dict(zip(lines[0], cells, strict=True))
-
-
-def expected(name: str, record: dict[str, Any]) -> str:
-    if f"{name} seeds" in record:
-        return as_text(name, record)
-    return f"{SHOWN[name].scale * record[name]:.1f}"  # of one run
-
-
-@pytest.mark.parametrize(("path", "row"), rows())
-def test_a_row_is_that_of_its_file(path: str, row: dict[str, str]) -> None:
-    axes = {name: cell for name, cell in row.items() if name not in SHOWN}
-    [record] = [r for r in records(path) if all(r[k] == v for k, v in axes.items())]
-    numbers = {name: expected(name, record) for name in row if name in SHOWN}
-    assert numbers
-    assert row == axes | numbers
+def test_a_missing_or_wrong_number_is_filled_in() -> None:
+    spoilt = TEXT.replace("| 89.5 | 99.1 |", "| x | 99.2 |")
+    assert spoilt != TEXT
+    assert TABLE.sub(refilled, spoilt) == TEXT
 
 
 def test_every_number_of_the_text_is_one_of_a_table() -> None:
-    prose = TABLE.sub("", TEXT)
-    cells = [cell for _, row in rows() for name, cell in row.items() if name in SHOWN]
-    known = set(NUMBER.findall(" ".join(cells)))
-    said = set(NUMBER.findall(prose))
+    known = set()
+    for table in TABLE.finditer(TEXT):
+        head, _, *rows = map(cells, table["rows"].splitlines())
+        for row in rows:
+            numbers = [cell for name, cell in zip(head, row, strict=True) if name in SHOWN]
+            known |= set(NUMBER.findall(" ".join(numbers)))
+    said = set(NUMBER.findall(TABLE.sub("", TEXT)))
     assert said - known - {s.removesuffix(" %") for s in SETTINGS} == set()
     assert len(said & known) > 10
 
@@ -67,9 +50,9 @@ def test_what_is_said_of_the_catalogue_is_in_its_runs() -> None:
     names = ["main accuracy", "backdoor average", "backdoor final"]
     means = 100 * runs.groupby(["rule", "defense"])[names].mean()
     of_seeds = 100 * runs.groupby(["seed", "defense"])[names].mean()
-    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if " / " in line]
-    for label, *cells in rows[1:]:
-        for defense, cell in zip(("none", "LeadFL", "Contraction"), cells, strict=True):
+    rows = [cells(line) for line in text.splitlines() if " / " in line]
+    for label, *numbers in rows[1:]:
+        for defense, cell in zip(("none", "LeadFL", "Contraction"), numbers, strict=True):
             if cell != "-":
                 seed = re.fullmatch(r"all, seed (\d)", label)
                 found = of_seeds.loc[int(seed[1]), defense] if seed else means.loc[label, defense]
@@ -90,9 +73,9 @@ def test_what_is_said_of_the_splits_is_in_their_table() -> None:
     text = text[text.index("## `splits`") : text.index("## `server_momentum`")]
     names = ["main accuracy", "backdoor average", "backdoor final"]
     table = pd.read_csv(ROOT / "results/splits/table.csv").set_index(["rule", "split", "defense"])
-    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if " / " in line]
-    for rule, split, *cells in rows[1:]:
+    rows = [cells(line) for line in text.splitlines() if " / " in line]
+    for rule, split, *numbers in rows[1:]:
         found = 100 * table.loc[(rule, split), names]
         assert list(found.index) == ["none", "LeadFL", "Contraction"]
-        assert cells == [" / ".join(f"{x:.1f}" for x in row) for row in found.to_numpy()]
+        assert numbers == [" / ".join(f"{x:.1f}" for x in row) for row in found.to_numpy()]
     assert len(rows) == 1 + len(table) / 3

@@ -1,0 +1,47 @@
+"""Fills the tables of findings.md from their CSV files: ``python docs/findings_tables.py``.
+
+To add a row, write the cells of its axes, and ``x`` for each number.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from leadfl_pl.experiments.tables import SHOWN, as_text
+
+ROOT = Path(__file__).parent.parent
+FINDINGS = ROOT / "docs/findings.md"
+TABLE = re.compile(r"<!-- (?P<path>results/\S+\.csv) -->\n\n(?P<rows>(?:\|.*\n)+)")
+
+
+def cells(line: str) -> list[str]:
+    return line.strip("| \n").split(" | ")
+
+
+def number(name: str, record: dict[str, Any]) -> str:
+    """A cell of the configuration ``record``: its estimate, with an interval if it has seeds."""
+    if f"{name} seeds" in record:
+        return as_text(name, record)
+    return f"{SHOWN[name].scale * record[name]:.1f}"  # of one run
+
+
+def refilled(table: re.Match[str]) -> str:
+    """The table with each number replaced by that of its row in the file."""
+    head, rule, *rows = table["rows"].splitlines()
+    records = pd.read_csv(ROOT / table["path"]).to_dict("records")
+    lines = [head, rule]
+    for row in rows:
+        old = dict(zip(cells(head), cells(row), strict=True))
+        axes = {name: cell for name, cell in old.items() if name not in SHOWN}
+        [record] = [r for r in records if all(r[name] == cell for name, cell in axes.items())]
+        new = [axes[name] if name in axes else number(name, record) for name in old]
+        lines.append(f"| {' | '.join(new)} |")
+    return f"<!-- {table['path']} -->\n\n" + "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    FINDINGS.write_text(TABLE.sub(refilled, FINDINGS.read_text()))
