@@ -24,7 +24,8 @@ class FLTrust(Aggregator):
     tensor([1., 0.])
 
     Args:
-        root_size: examples in the root data set, drawn uniformly from the training set, >= 1.
+        root_size: examples in the root data set, drawn uniformly from the training set, >= 1. More
+            than a client has take more local steps, and lengthen all updates.
 
     Raises:
         ConfigError: root_size < 1 or above the number of training examples; no root update.
