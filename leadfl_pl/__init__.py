@@ -96,6 +96,7 @@ from leadfl_pl.diagnostics import (
     AttackEffectEstimate,
     Curvature,
     RecoveryCertificate,
+    UpdateDistances,
 )
 from leadfl_pl.federation.client import FederatedClient
 from leadfl_pl.federation.config import Federation
@@ -127,6 +128,7 @@ from leadfl_pl.schedules import (
     Schedule,
 )
 from leadfl_pl.trainer.backdoor_evaluation import BackdoorEvaluation
+from leadfl_pl.trainer.callback import FederatedCallback
 from leadfl_pl.trainer.progress_bar import RoundProgressBar
 from leadfl_pl.trainer.strategy import FederatedStrategy
 from leadfl_pl.trainer.trainer import FederatedTrainer
@@ -191,6 +193,7 @@ __all__ = [
     "Feature",
     "FedAvg",
     "FedProx",
+    "FederatedCallback",
     "FederatedClient",
     "FederatedDataModule",
     "FederatedStrategy",
@@ -244,6 +247,7 @@ __all__ = [
     "Split",
     "TorchvisionData",
     "TrimmedMean",
+    "UpdateDistances",
     "WeakDP",
     "WithinHonestSpread",
     "__version__",

@@ -9,14 +9,14 @@ from sys import float_info
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.core.vector import Snapshot
 from leadfl_pl.diagnostics.clean_twin import CleanTwin
 from leadfl_pl.metrics import half_life
-from leadfl_pl.trainer.trainer import FederatedTrainer
+from leadfl_pl.trainer.callback import FederatedCallback
 
 
 def layer_norms(delta: Tensor, sizes: Sequence[tuple[str, int]]) -> dict[str, float]:
@@ -50,7 +50,7 @@ def fitted_half_life(norms: Sequence[float]) -> float:
     return half_life([norm or nan for norm in norms], since, floor=float_info.min)
 
 
-class AttackEffect(Callback):
+class AttackEffect(FederatedCallback):
     r"""Measures the attack effect exactly: it runs the federation without its attack beside it.
 
     With :math:`W_t` the global model of the run and :math:`W_t^M` that of its clean twin, the run
@@ -101,12 +101,10 @@ class AttackEffect(Callback):
         """The twin's global model, None before training starts."""
         return self._twin.model if self._twin else None
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def setup(self, trainer: Any, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
-        if not isinstance(trainer, FederatedTrainer):
-            kind = type(trainer).__name__
-            raise ConfigError(f"AttackEffect needs a FederatedTrainer, got a {kind}")
         if trainer.federation.attack is None:
             raise ConfigError(
                 "AttackEffect compares a run with the one without its attack: "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from leadfl_pl.core.errors import ConfigError
@@ -20,6 +20,7 @@ from leadfl_pl.diagnostics.linearised import (
     zero_product,
 )
 from leadfl_pl.diagnostics.replay import replay, require_replayable
+from leadfl_pl.trainer.callback import FederatedCallback
 
 PRODUCTS: dict[str, Product] = {
     "exact": exact_product,
@@ -29,7 +30,7 @@ PRODUCTS: dict[str, Product] = {
 SINCE = "_since_attack"  # of an estimate that starts at the end of the last attacked round
 
 
-class AttackEffectEstimate(Callback):
+class AttackEffectEstimate(FederatedCallback):
     r"""Estimates the attack effect by equations (1) and (2) and compares it with the measured one.
 
     In a round without attackers the estimate is
@@ -74,16 +75,15 @@ class AttackEffectEstimate(Callback):
         self.carried: dict[str, Tensor] = {}  # (d,) the estimates since the last attacked round
 
     def setup(self, trainer: Any, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
-        name, federation = type(self).__name__, getattr(trainer, "federation", None)
-        if federation is None:
-            raise ConfigError(f"{name} needs a FederatedTrainer, got {type(trainer).__name__}")
+        name = type(self).__name__
         self.measured(trainer)
         if trainer.world_size > 1:
             raise ConfigError(f"{name} needs one process, got {trainer.world_size}: devices = 1")
         for key, needed in (("carry_momentum", False), ("distance_space", "params")):
-            if (value := getattr(federation, key)) != needed:
+            if (value := getattr(trainer.federation, key)) != needed:
                 raise ConfigError(
                     f"{name} needs trainer.federation.{key} = {needed}, got {key} = {value}"
                 )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from leadfl_pl.core.errors import ConfigError, require_number
@@ -14,6 +14,7 @@ from leadfl_pl.core.rng import generator
 from leadfl_pl.core.values import LocalStep
 from leadfl_pl.diagnostics.linearised import hessian_vector_product
 from leadfl_pl.diagnostics.replay import Observer, replay, require_replayable
+from leadfl_pl.trainer.callback import FederatedCallback
 
 
 def hutchinson_diagonal(
@@ -112,7 +113,7 @@ class DiagonalProbe(Observer):
         self.step += 1
 
 
-class Curvature(Callback):
+class Curvature(FederatedCallback):
     r"""Measures the diagonal of the local Hessian, which LeadFL wants at :math:`1/\eta`.
 
     At the last local step but one of the first honest client of a round's cohort, on that step's
@@ -165,10 +166,9 @@ class Curvature(Callback):
         self.values: dict[str, float] = {}  # of the running round
 
     def setup(self, trainer: Any, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
-        if not hasattr(trainer, "federation"):
-            raise ConfigError(f"Curvature needs a FederatedTrainer, got {type(trainer).__name__}")
         if trainer.world_size > 1:
             raise ConfigError(f"Curvature needs one process, got {trainer.world_size}: devices = 1")
         require_replayable("Curvature", pl_module)

@@ -20,6 +20,7 @@ from leadfl_pl.federation.gather import train_cohort
 from leadfl_pl.federation.server import RoundResult, Server
 from leadfl_pl.federation.vectorised import choose_clients
 from leadfl_pl.records.checkpoints import start_from
+from leadfl_pl.trainer.callback import FederatedCallback
 from leadfl_pl.trainer.checks import check_methods, check_run, check_same, settings
 from leadfl_pl.trainer.stop_on_signal import stopped_by
 
@@ -94,6 +95,9 @@ class FederatedLoop(_FitLoop):
         self.result = self.server.step(updates, cohort, self.clients.vector, root_update)
         progress.increment_completed()
         self.rounds_done = cohort.round + 1
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, FederatedCallback):
+                callback.on_server_step(self.trainer, self.clients.client, updates, self.result)
 
     def evaluate(self) -> None:
         """Validates the new global model, if this round is one to validate."""

@@ -360,5 +360,5 @@ def test_an_evaluation_that_moves_buffers_is_refused_and_one_without_buffers_is_
 
 def test_another_trainer_is_refused() -> None:
     trainer = Trainer(max_epochs=1, callbacks=[fl.AttackEffect()], accelerator="cpu", logger=False)
-    with pytest.raises(fl.ConfigError, match="AttackEffect needs a FederatedTrainer, got a Train"):
+    with pytest.raises(fl.ConfigError, match="AttackEffect needs a FederatedTrainer, got Train"):
         trainer.fit(small_client(), datamodule=SmallImages())

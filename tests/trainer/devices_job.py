@@ -41,7 +41,7 @@ RUNS = {
     "fedprox": {"defense": fl.FedProx()},
     "sam": {"defense": fl.SAM()},
     "krum": {"rule": lambda: fl.Krum(f=2)},
-    "multi-krum": {"rule": lambda: fl.MultiKrum(f=2)},
+    "multi-krum": {"rule": lambda: fl.MultiKrum(f=2), "diagnostics": fl.UpdateDistances},
     "bulyan": {"rule": lambda: fl.Bulyan(f=1)},
     "bulyan released": {"rule": lambda: fl.ReleasedBulyan(neighbours=4)},
     "median": {"rule": fl.Median},
