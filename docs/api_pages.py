@@ -22,6 +22,7 @@ INTERNAL = (  # what docstrings of public names refer to
     "leadfl_pl.diagnostics.curvature.hutchinson_diagonal",
     "leadfl_pl.diagnostics.linearised.Propagation",
     "leadfl_pl.diagnostics.recovery_certificate.rounding",
+    "leadfl_pl.federation.server.RoundResult",
     "leadfl_pl.metrics.after_bursts.AfterBursts",
     "leadfl_pl.metrics.attacker_detection.Detection",
     "leadfl_pl.metrics.backdoor_lifespan.Lifespan",
