@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pandas as pd
@@ -79,3 +80,28 @@ def test_what_is_said_of_the_splits_is_in_their_table() -> None:
         assert list(found.index) == ["none", "LeadFL", "Contraction"]
         assert numbers == [" / ".join(f"{x:.1f}" for x in row) for row in found.to_numpy()]
     assert len(rows) == 1 + len(table) / 3
+
+
+@pytest.mark.parametrize("name", ["update_distances", "update_distances_fashionmnist"])
+def test_what_is_said_of_the_distances_is_in_their_runs(name: str) -> None:
+    text = (ROOT / "results/README.md").read_text()
+    text = text[text.index("## `update_distances`") : text.index("## `defended_attackers`")]
+    table = text[text.index(f"<!-- {name} -->") :].split("\n\n")[1]
+    rounds = pd.concat(
+        pd.read_csv(path.parent / "rounds.csv").assign(
+            defense=json.loads(path.read_text())["labels"]["defense"]
+        )
+        for path in (ROOT / "results" / name).glob("*/cell.json")
+    )
+    sampled = rounds["round/malicious_sampled"]
+    rounds = rounds[(sampled > 0) & (sampled != 5)]  # in bursts six, at random one to four
+    means = rounds.groupby("defense")[
+        [f"updates/distance/{pair}" for pair in ("honest", "malicious", "between")]
+        + ["round/malicious_selected", "round/malicious_sampled"]
+    ].mean()
+    rows = [cells(line) for line in table.splitlines()[2:]]
+    for defense, *numbers in rows:
+        *distances, selected, of = means.loc[defense]
+        expected = [f"{x:.2f}" for x in distances] + [f"{selected:.1f} of {of:.1f}"]
+        assert numbers == expected
+    assert {row[0] for row in rows} == set(means.index)
