@@ -25,7 +25,7 @@ class FLTrust(Aggregator):
 
     Args:
         root_size: examples in the root data set, drawn uniformly from the training set, >= 1. More
-            than a client has take more local steps, and lengthen all updates.
+            than a client has take more local steps, so that most updates are scaled up.
 
     Raises:
         ConfigError: root_size < 1 or above the number of training examples; no root update.

@@ -35,9 +35,9 @@ class Contraction(ClientDefense):
 
     over k rounds without attackers, for any data and whatever the attack before them was. That is
     a theorem; networks, other parameters, rules that select and momentum have none, and their
-    half-life is to be measured. Under a server whose steps are longer than the mean of the updates,
-    :class:`~leadfl_pl.SparseFed` with momentum or :class:`~leadfl_pl.FLTrust` with a root data set
-    larger than a client's, a short T may ruin the model. Derivation: docs/contraction.md.
+    half-life is to be measured. Under :class:`~leadfl_pl.SparseFed` with momentum, and under
+    :class:`~leadfl_pl.FLTrust` with a root data set much larger than a client's, T = 4 and T = 8
+    ruined the model. Derivation: docs/contraction.md.
 
     Weights kept in bfloat16 (``precision: bf16-true``) are rounded after every step: their
     half-life is not T, and where T I is above 700 they do not shrink at all. Float32, which
