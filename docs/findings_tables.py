@@ -26,7 +26,8 @@ def number(name: str, record: dict[str, Any]) -> str:
     """A cell of the configuration ``record``: its estimate, with an interval if it has seeds."""
     if f"{name} seeds" in record:
         return as_text(name, record)
-    return f"{SHOWN[name].scale * record[name]:.1f}"  # of one run
+    _, scale, digits = SHOWN[name]
+    return f"{scale * record[name]:.{digits}f}"  # of one run
 
 
 def refilled(table: re.Match[str]) -> str:
@@ -37,7 +38,12 @@ def refilled(table: re.Match[str]) -> str:
     for row in rows:
         old = dict(zip(cells(head), cells(row), strict=True))
         axes = {name: cell for name, cell in old.items() if name not in SHOWN}
-        [record] = [r for r in records if all(r[name] == cell for name, cell in axes.items())]
+        found = [r for r in records if all(r[name] == cell for name, cell in axes.items())]
+        if len(found) != 1:
+            raise SystemExit(
+                f"{table['path']} has {len(found)} rows of {axes}, where one is needed"
+            )
+        [record] = found
         new = [axes[name] if name in axes else number(name, record) for name in old]
         lines.append(f"| {' | '.join(new)} |")
     return f"<!-- {table['path']} -->\n\n" + "\n".join(lines) + "\n"

@@ -19,12 +19,12 @@ SETTINGS = {"50 %", "95 %", "0.1", "0.4"}  # a threshold, the intervals, two alp
 
 @pytest.mark.parametrize("table", TABLE.finditer(TEXT), ids=lambda table: table["path"])
 def test_a_table_is_that_of_its_file(table: re.Match[str]) -> None:
-    assert table[0] == refilled(table)
+    assert table[0] == refilled(table), "python docs/findings_tables.py fills it again"
 
 
 def test_a_missing_or_wrong_number_is_filled_in() -> None:
-    spoilt = TEXT.replace("| 89.5 | 99.1 |", "| x | 99.2 |")
-    assert spoilt != TEXT
+    spoilt, count = re.subn(r"\| (\d+\.\d) \| \d+\.\d \|", r"| x | \g<1>9 |", TEXT)
+    assert count > 10
     assert TABLE.sub(refilled, spoilt) == TEXT
 
 
@@ -82,8 +82,11 @@ def test_what_is_said_of_the_splits_is_in_their_table() -> None:
     assert len(rows) == 1 + len(table) / 3
 
 
-@pytest.mark.parametrize("name", ["update_distances", "update_distances_fashionmnist"])
-def test_what_is_said_of_the_distances_is_in_their_runs(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "attackers"),
+    [("update_distances", [6]), ("update_distances_fashionmnist", [1, 2, 3, 4])],
+)
+def test_what_is_said_of_the_distances_is_in_their_runs(name: str, attackers: list[int]) -> None:
     text = (ROOT / "results/README.md").read_text()
     text = text[text.index("## `update_distances`") : text.index("## `defended_attackers`")]
     table = text[text.index(f"<!-- {name} -->") :].split("\n\n")[1]
@@ -93,8 +96,7 @@ def test_what_is_said_of_the_distances_is_in_their_runs(name: str) -> None:
         )
         for path in (ROOT / "results" / name).glob("*/cell.json")
     )
-    sampled = rounds["round/malicious_sampled"]
-    rounds = rounds[(sampled > 0) & (sampled != 5)]  # in bursts six, at random one to four
+    rounds = rounds[rounds["round/malicious_sampled"].isin(attackers)]
     means = rounds.groupby("defense")[
         [f"updates/distance/{pair}" for pair in ("honest", "malicious", "between")]
         + ["round/malicious_selected", "round/malicious_sampled"]

@@ -24,8 +24,8 @@ class FLTrust(Aggregator):
     tensor([1., 0.])
 
     Args:
-        root_size: examples in the root data set, drawn uniformly from the training set, >= 1. More
-            than a client has take more local steps, so that most updates are scaled up.
+        root_size: examples in the root data set, drawn uniformly from the training set, >= 1. With
+            ``local_epochs`` and more batches than a client has, most updates are scaled up.
 
     Raises:
         ConfigError: root_size < 1 or above the number of training examples; no root update.

@@ -74,9 +74,7 @@ class AttackEffect(FederatedCallback):
 
     The twin costs a second training of every cohort: n I forward and backward passes a round, one
     aggregation, and no evaluation. It sends no client through the hooks of a batch; hooks within a
-    local step (``on_after_backward``) hear of its steps as well, since they may change them. What
-    it logs is in ``rounds.csv`` if it comes before :class:`~leadfl_pl.RunReport`, as it does in a
-    config's ``diagnostics`` and wherever a Trainer is given no report.
+    local step (``on_after_backward``) hear of its steps as well, since they may change them.
 
     Attributes:
         delta: (d,) :math:`\delta_{t+1}` in the order of

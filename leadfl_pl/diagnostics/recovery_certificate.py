@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Callback
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
@@ -15,6 +14,7 @@ from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.core.vector import ModelVector
 from leadfl_pl.diagnostics.attack_effect import AttackEffect
 from leadfl_pl.diagnostics.theorem import check_theorem
+from leadfl_pl.trainer.callback import FederatedCallback
 
 
 def distance_to_error(logits: Tensor, labels: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ def distance_to_class(logits: Tensor, target: Tensor) -> Tensor:
     return distance
 
 
-class RecoveryCertificate(Callback):
+class RecoveryCertificate(FederatedCallback):
     r"""Certified clean and backdoor accuracy after a burst, for convex models.
 
     Let the attack effect :math:`\delta_t`, what :class:`AttackEffect` measures between the run and

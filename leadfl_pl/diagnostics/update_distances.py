@@ -26,10 +26,10 @@ def mean_distances(updates: Tensor, malicious: Tensor) -> dict[str, float]:
     """
     norms, distances = row_norms(updates), squared_distances(updates).sqrt()
     honest = ~malicious
-    one_of = {"honest": honest, "malicious": malicious}
-    pairs = {name: (group[:, None] & group).triu(1) for name, group in one_of.items()}
+    groups = {"honest": honest, "malicious": malicious}
+    pairs = {name: (group[:, None] & group).triu(1) for name, group in groups.items()}
     pairs["between"] = honest[:, None] & malicious
-    means = {f"norm/{name}": norms[group] for name, group in one_of.items()}
+    means = {f"norm/{name}": norms[group] for name, group in groups.items()}
     means |= {f"distance/{name}": distances[chosen] for name, chosen in pairs.items()}
     return {name: float(values.mean()) for name, values in means.items() if len(values)}
 
@@ -47,7 +47,7 @@ class UpdateDistances(FederatedCallback):
       :math:`\lVert\delta_c\rVert`.
 
     Where a round has no such pair or client the value is missing. It costs
-    :math:`O(n^2 d)` a round, beside :class:`~leadfl_pl.MultiKrum` as much again as the rule.
+    :math:`O(n^2 d)` a round, as much as the distances of :class:`~leadfl_pl.MultiKrum`.
 
     Raises:
         ConfigError: the Trainer is no :class:`~leadfl_pl.FederatedTrainer`.
@@ -59,16 +59,15 @@ class UpdateDistances(FederatedCallback):
     def on_server_step(
         self, trainer: Any, pl_module: Any, updates: list[ClientUpdate], result: RoundResult
     ) -> None:
-        malicious = dict(zip(result.client_ids, result.malicious, strict=True))
         received = [u for u in updates if u.client_id in result.received]
-        self.values = {}
         if received:
             rows = torch.stack([u.delta for u in received])
-            mask = torch.tensor([malicious[u.client_id] for u in received], device=rows.device)
-            self.values = mean_distances(rows, mask)
+            malicious = trainer.federation.cohort(trainer.current_epoch).mask(received)
+            self.values = mean_distances(rows, torch.tensor(malicious, device=rows.device))
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         pl_module.log_dict({f"updates/{name}": value for name, value in self.values.items()})
+        self.values = {}
 
     def state_dict(self) -> dict[str, Any]:
         return {"values": self.values}

@@ -12,7 +12,11 @@ from leadfl_pl.federation.server import RoundResult
 
 
 class FederatedCallback(Callback):
-    """A Lightning callback with one hook more, for a look at the updates of a round.
+    """A Lightning callback for a federated run, with a hook for a look at a round's updates.
+
+    What it logs in ``on_train_epoch_end`` is in ``rounds.csv`` if it comes before
+    :class:`~leadfl_pl.RunReport`, as it does in a config's ``diagnostics`` and wherever a Trainer
+    is given no report.
 
     Raises:
         ConfigError: the Trainer is no :class:`~leadfl_pl.FederatedTrainer`.
@@ -28,9 +32,14 @@ class FederatedCallback(Callback):
     ) -> None:
         """Called after the server's step and before the evaluation, on every rank.
 
+        It cannot log: keep what is to be logged for ``on_train_epoch_end``, and in ``state_dict``,
+        since a run that goes on from a checkpoint of the evaluation does not come here again.
+
         Args:
             trainer: whose ``current_epoch`` is the round.
             pl_module: with the new global weights.
-            updates: all that was sent, crafted ones included, in the cohort's order.
-            result: which clients they are of, who is malicious, what was well-formed and used.
+            updates: all that was sent, in the cohort's order: crafted and malformed ones included,
+                none if every client failed. To be read only; clone what is to be kept, since one
+                row may keep all of them in memory.
+            result: who is malicious, whose updates were well-formed (``received``) and used.
         """

@@ -109,6 +109,18 @@ def test_a_checkpoint_of_an_evaluation_goes_on_with_the_rounds_numbers() -> None
     assert again == rows
 
 
+def test_a_used_callback_leaves_nothing_for_another_run() -> None:
+    distances = fl.UpdateDistances()
+    fit(distances)
+    again = ModelCheckpoint(
+        dirpath="plain", filename="{step}", monitor="val/clean_accuracy", save_top_k=-1,
+        save_on_train_epoch_end=False,
+    )  # fmt: skip
+    fit(again, enable_checkpointing=True)
+    rows = fit(distances, ckpt_path="plain/step=1.ckpt")[1]
+    assert [bool(logged(row)) for row in rows] == [False, True, True]
+
+
 def test_another_trainer_is_refused() -> None:
     trainer = Trainer(
         max_epochs=1, callbacks=[fl.UpdateDistances()], accelerator="cpu", logger=False
