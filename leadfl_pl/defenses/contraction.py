@@ -36,7 +36,7 @@ class Contraction(ClientDefense):
     over k rounds without attackers, for any data and whatever the attack before them was. That is
     a theorem; networks, other parameters, rules that select and momentum have none, and their
     half-life is to be measured. Under :class:`~leadfl_pl.SparseFed` with momentum, and under
-    :class:`~leadfl_pl.FLTrust` with a root data set much larger than a client's, T = 4 and T = 8
+    :class:`~leadfl_pl.FLTrust` with a root data set much larger than a client's, T = 4 or 8
     ruined the model. Derivation: docs/contraction.md.
 
     Weights kept in bfloat16 (``precision: bf16-true``) are rounded after every step: their

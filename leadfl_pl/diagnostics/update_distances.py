@@ -59,7 +59,8 @@ class UpdateDistances(FederatedCallback):
     def on_server_step(
         self, trainer: Any, pl_module: Any, updates: list[ClientUpdate], result: RoundResult
     ) -> None:
-        received = [u for u in updates if u.client_id in result.received]
+        well_formed = set(result.received)
+        received = [u for u in updates if u.client_id in well_formed]
         if received:
             rows = torch.stack([u.delta for u in received])
             malicious = trainer.federation.cohort(trainer.current_epoch).mask(received)
