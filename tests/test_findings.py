@@ -1,4 +1,4 @@
-"""The numbers of docs/findings.md are those of the committed CSVs."""
+"""The numbers of docs/findings.md and results/README.md are those of the committed CSVs."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import re
 import pandas as pd
 import pytest
 from conftest import ROOT
-from findings_tables import FINDINGS, TABLE, cells, refilled
+from fill_tables import FINDINGS, NUMBER, RESULTS, TABLE, cells, refilled
 
-from leadfl_pl.experiments.tables import SHOWN
-
-TEXT = FINDINGS.read_text()
-NUMBER = re.compile(r"\d+\.\d+|\d+(?= %)")
+TEXT, RESULTS_TEXT = FINDINGS.read_text(), RESULTS.read_text()
+FIGURES = re.compile(r"\d+\.\d+|\d+(?= %)")
 SETTINGS = {"50 %", "95 %", "0.1", "0.4"}  # a threshold, the intervals, two alphas
 
 
-@pytest.mark.parametrize("table", TABLE.finditer(TEXT), ids=lambda table: table["path"])
+@pytest.mark.parametrize(
+    "table", TABLE.finditer(TEXT + RESULTS_TEXT), ids=lambda table: table["path"]
+)
 def test_a_table_is_that_of_its_file(table: re.Match[str]) -> None:
-    assert table[0] == refilled(table), "python docs/findings_tables.py fills it again"
+    assert table[0] == refilled(table), "python docs/fill_tables.py fills it again"
 
 
 def test_a_missing_or_wrong_number_is_filled_in() -> None:
@@ -28,14 +28,22 @@ def test_a_missing_or_wrong_number_is_filled_in() -> None:
     assert TABLE.sub(refilled, spoilt) == TEXT
 
 
+def test_a_published_number_is_that_of_the_report() -> None:
+    column = r"(?<=\| LeadFL \| )(\d+\.\d) \| 87\.9 \|"
+    spoilt, count = re.subn(column, r"\1 | x |", RESULTS_TEXT)
+    assert count == 1
+    assert TABLE.sub(refilled, spoilt) == RESULTS_TEXT
+
+
 def test_every_number_of_the_text_is_one_of_a_table() -> None:
     known = set()
     for table in TABLE.finditer(TEXT):
         head, _, *rows = map(cells, table["rows"].splitlines())
         for row in rows:
-            numbers = [cell for name, cell in zip(head, row, strict=True) if name in SHOWN]
-            known |= set(NUMBER.findall(" ".join(numbers)))
-    said = set(NUMBER.findall(TABLE.sub("", TEXT)))
+            named = zip(head, row, strict=True)
+            numbers = [cell for name, cell in named if NUMBER.fullmatch(name)]
+            known |= set(FIGURES.findall(" ".join(numbers)))
+    said = set(FIGURES.findall(TABLE.sub("", TEXT)))
     assert said - known - {s.removesuffix(" %") for s in SETTINGS} == set()
     assert len(said & known) > 10
 
@@ -44,9 +52,13 @@ def test_every_table_names_its_file() -> None:
     assert len(TABLE.findall(TEXT)) == TEXT.count("|---|\n")
 
 
+def section(name: str) -> str:
+    """Of results/README.md."""
+    return RESULTS_TEXT.split(f"\n## `{name}`")[1].split("\n## ")[0]
+
+
 def test_what_is_said_of_the_catalogue_is_in_its_runs() -> None:
-    text = (ROOT / "results/README.md").read_text()
-    text = text[text.index("## `catalogue`") : text.index("## `splits`")]
+    text = section("catalogue")
     runs = pd.read_csv(ROOT / "results/catalogue/runs.csv").query("status == 'finished'")
     names = ["main accuracy", "backdoor average", "backdoor final"]
     means = 100 * runs.groupby(["rule", "defense"])[names].mean()
@@ -70,8 +82,7 @@ def test_what_is_said_of_the_catalogue_is_in_its_runs() -> None:
 
 
 def test_what_is_said_of_the_splits_is_in_their_table() -> None:
-    text = (ROOT / "results/README.md").read_text()
-    text = text[text.index("## `splits`") : text.index("## `server_momentum`")]
+    text = section("splits")
     names = ["main accuracy", "backdoor average", "backdoor final"]
     table = pd.read_csv(ROOT / "results/splits/table.csv").set_index(["rule", "split", "defense"])
     rows = [cells(line) for line in text.splitlines() if " / " in line]
@@ -87,8 +98,7 @@ def test_what_is_said_of_the_splits_is_in_their_table() -> None:
     [("update_distances", [6]), ("update_distances_fashionmnist", [1, 2, 3, 4])],
 )
 def test_what_is_said_of_the_distances_is_in_their_runs(name: str, attackers: list[int]) -> None:
-    text = (ROOT / "results/README.md").read_text()
-    text = text[text.index("## `update_distances`") : text.index("## `defended_attackers`")]
+    text = section("update_distances")
     table = text[text.index(f"<!-- {name} -->") :].split("\n\n")[1]
     rounds = pd.concat(
         pd.read_csv(path.parent / "rounds.csv").assign(

@@ -1,6 +1,6 @@
-"""Fills the tables of findings.md from their CSV files: ``python docs/findings_tables.py``.
+"""Fills the tables of findings.md and results/README.md from the CSV file that stands above each.
 
-To add a row, write the cells of its axes, and ``x`` for each number.
+``python docs/fill_tables.py``. To add a row, write the cells of its axes and ``x`` for each number.
 """
 
 from __future__ import annotations
@@ -11,23 +11,26 @@ from typing import Any
 
 import pandas as pd
 
-from leadfl_pl.experiments.tables import SHOWN, as_text
+from leadfl_pl.experiments.tables import NOTHING, SHOWN, as_text
 
 ROOT = Path(__file__).parent.parent
-FINDINGS = ROOT / "docs/findings.md"
+FINDINGS, RESULTS = ROOT / "docs/findings.md", ROOT / "results/README.md"
 TABLE = re.compile(r"<!-- (?P<path>results/\S+\.csv) -->\n\n(?P<rows>(?:\|.*\n)+)")
+NUMBER = re.compile(rf"(?P<name>{'|'.join(SHOWN)})(?P<published>, published)?")
 
 
 def cells(line: str) -> list[str]:
     return line.strip("| \n").split(" | ")
 
 
-def number(name: str, record: dict[str, Any]) -> str:
+def number(head: str, record: dict[str, Any]) -> str:
     """A cell of the configuration ``record``: its estimate, with an interval if it has seeds."""
-    if f"{name} seeds" in record:
+    name, published = NUMBER.fullmatch(head).group("name", "published")
+    if f"{name} seeds" in record and not published:
         return as_text(name, record)
+    value = record[f"{name} published" if published else name]  # the latter of one run
     _, scale, digits = SHOWN[name]
-    return f"{scale * record[name]:.{digits}f}"  # of one run
+    return f"{scale * value:.{digits}f}" if pd.notna(value) else NOTHING
 
 
 def refilled(table: re.Match[str]) -> str:
@@ -37,7 +40,7 @@ def refilled(table: re.Match[str]) -> str:
     lines = [head, rule]
     for row in rows:
         old = dict(zip(cells(head), cells(row), strict=True))
-        axes = {name: cell for name, cell in old.items() if name not in SHOWN}
+        axes = {name: cell for name, cell in old.items() if not NUMBER.fullmatch(name)}
         found = [r for r in records if all(r[name] == cell for name, cell in axes.items())]
         if len(found) != 1:
             raise SystemExit(
@@ -50,4 +53,5 @@ def refilled(table: re.Match[str]) -> str:
 
 
 if __name__ == "__main__":
-    FINDINGS.write_text(TABLE.sub(refilled, FINDINGS.read_text()))
+    for page in (FINDINGS, RESULTS):
+        page.write_text(TABLE.sub(refilled, page.read_text()))
