@@ -102,7 +102,7 @@ def run(args: list[str]) -> int:
     except KeyboardInterrupt:
         return 130
     print(f"{len(jobs) - len(unfinished(jobs, True))} of {len(jobs)} runs are finished: {folder}")
-    return report_ends(records)
+    return report_ends(records, of=len(left))
 
 
 def require_jobs(at_once: int) -> None:
@@ -111,14 +111,14 @@ def require_jobs(at_once: int) -> None:
         raise ConfigError(f"--jobs must be >= 1, got {at_once}")
 
 
-def report_ends(records: Sequence[Mapping[str, Any]]) -> int:
-    """Lists the runs that failed; 1 if any did, 130 if one was stopped, 0 if all have ended."""
+def report_ends(records: Sequence[Mapping[str, Any]], of: int) -> int:
+    """Lists the runs that failed; 1 if any did, 130 unless all ``of`` them have ended, 0 if so."""
     for record in records:
         if record["status"] == FAILED:
             name = ", ".join([*record["labels"].values(), f"seed {record['seed']}"])
             print(f"failed: {name}: {record['error']}", file=sys.stderr)
     states = {record["status"] for record in records}
-    return 1 if FAILED in states else 130 if STOPPED in states else 0
+    return 1 if FAILED in states else 130 if STOPPED in states or len(records) < of else 0
 
 
 def parameters_of(words: Sequence[str]) -> dict[str, Any]:

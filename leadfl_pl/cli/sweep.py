@@ -123,8 +123,8 @@ def main(args: list[str] | None = None) -> int:
         sweep = read_mapping(arguments.sweep, "method and parameters")
         jobs = plan(arguments.sweep.stem, cells(sweep, extra), output, resolve)
         make_output(output)
-        records = run_jobs(unfinished(jobs), fit, arguments.jobs)
-        if status := report_ends(records):
+        left = unfinished(jobs)
+        if status := report_ends(run_jobs(left, fit, arguments.jobs), of=len(left)):
             return status
         runs = [(job.cell.labels["point"], read_run(job.folder)) for job in jobs]
         write_comparison(runs, output)

@@ -40,16 +40,14 @@ def run_jobs(jobs: Sequence[Job], fit: Fit, at_once: int) -> list[dict[str, Any]
     """
     running: dict[Path, Job] = {}
     records: list[dict[str, Any]] = []
-    signals: list[int] = []
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        signals.append(number)
+    def pass_on(number: int, frame: FrameType | None) -> None:
         for job in list(running.values()):
             send(job, number)
 
     def waiting() -> Iterator[Any]:
         for job in jobs:
-            if signals or any(record["status"] == STOPPED for record in records):
+            if signalled() or any(record["status"] == STOPPED for record in records):
                 return
             if (left := job.read()).get("status") == RUNNING:  # by a process that was killed
                 job.write(**left | {"status": STOPPED})
@@ -58,8 +56,9 @@ def run_jobs(jobs: Sequence[Job], fit: Fit, at_once: int) -> list[dict[str, Any]
 
     by_hash = {job.record["hash"]: job for job in jobs}
     with Display(jobs, running) as display, ExitStack() as stack:
-        if at_once > 1:  # alone, the run itself sees the signal
-            stack.enter_context(handlers(stop))
+        signalled = stack.enter_context(wakeup())
+        if at_once > 1:  # alone, the run itself handles the signal
+            stack.enter_context(handlers(pass_on))
             stack.enter_context(parallel_config(backend="loky", inner_max_num_threads=1))
         parallel = Parallel(
             n_jobs=at_once, batch_size=1, pre_dispatch="n_jobs", return_as="generator_unordered"
@@ -81,6 +80,28 @@ def handlers(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]
     finally:
         for number, previous in before.items():
             signal.signal(number, previous)
+
+
+@contextmanager
+def wakeup() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C or SIGTERM has come, whoever handles it: a run does, and may end by itself."""
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    os.set_blocking(write, False)
+
+    def signalled() -> bool:
+        try:
+            return not {signal.SIGINT, signal.SIGTERM}.isdisjoint(os.read(read, 1 << 16))
+        except BlockingIOError:  # no signal
+            return False
+
+    before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    try:
+        yield signalled
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(read)
+        os.close(write)
 
 
 def send(job: Job, number: int) -> None:
@@ -112,10 +133,10 @@ def run_job(job: Job, fit: Fit, apart: bool = False) -> dict[str, Any]:
         before, done = job.read().get("seconds", 0.0), job.rounds_done()
         started = time.monotonic()
         code = job.code_so_far()
-        job.write(**code, status=RUNNING, pid=os.getpid(), seconds=before)
         gc.collect()  # of the run before, whose memory would count for this one
         reset_peak_memory()
         with output_to(job.folder / OUTPUT), wandb_run(job):
+            job.write(**code, status=RUNNING, pid=os.getpid(), seconds=before)
             status, error = attempt(job, fit)
         seconds = time.monotonic() - started
         return job.write(

@@ -15,9 +15,11 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from leadfl_pl.cli.experiment import main
+from leadfl_pl.cli.experiment import main, report_ends
 from leadfl_pl.cli.federated import run as fit
-from leadfl_pl.experiments.jobs import read_record
+from leadfl_pl.experiments.jobs import Job, read_record
+from leadfl_pl.experiments.run import run_jobs
+from leadfl_pl.experiments.spec import Cell
 from leadfl_pl.records.rounds import read_run
 
 COMMAND = [sys.executable, str(ROOT / "cli.py"), "experiment", "run", "small.yaml", "--jobs", "2"]
@@ -144,6 +146,31 @@ def test_a_run_that_is_interrupted_goes_on_to_the_same_digits(number) -> None:
     while any(Path(f"/proc/{pid}").exists() for pid in workers):  # they saw that they are orphans
         assert time.monotonic() - begun < 120
         time.sleep(0.5)
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_no_run_is_started_after_ctrl_c_in_the_last_round_of_another(at_once, tmp_path) -> None:
+    """The run that gets the signal has nothing left to stop, and ends as any other."""
+
+    def fit(arguments: list[str]) -> int:
+        handler = signal.signal(signal.SIGINT, lambda number, frame: None)
+        (tmp_path / f"{arguments[0]}.runs").touch()
+        while len(list(tmp_path.glob("*.runs"))) < at_once:
+            time.sleep(0.05)
+        if arguments[0] == "0":
+            os.kill(experiment_pid, signal.SIGINT)
+        time.sleep(0.5)
+        signal.signal(signal.SIGINT, handler)
+        return 0
+
+    experiment_pid = os.getpid()
+    jobs = [
+        Job(tmp_path / i, Cell({}, {}, 0, []), [i], 1, {"hash": i, "experiment": "small"})
+        for i in "01234"
+    ]
+    ended = run_jobs(jobs, fit, at_once)
+    assert [record["status"] for record in ended] == ["finished"] * at_once
+    assert report_ends(ended, of=len(jobs)) == 130
 
 
 def test_what_no_run_can_be_is_one_sentence(capsys) -> None:
