@@ -59,6 +59,7 @@ class Display:
     ) -> None:  # fmt: skip
         self.over.set()
         self.thread.join()
+        self.look()
         self.progress.stop()
         self.terminal.close()
 
