@@ -1,4 +1,4 @@
-"""Fills the tables of findings.md and results/README.md from the CSV file that stands above each.
+"""Fills the tables of README.md, findings.md and results/README.md from the CSV above each.
 
 ``python docs/fill_tables.py``. To add a row, write the cells of its axes and ``x`` for each number.
 """
@@ -14,7 +14,9 @@ import pandas as pd
 from leadfl_pl.experiments.tables import NOTHING, SHOWN, as_text
 
 ROOT = Path(__file__).parent.parent
-FINDINGS, RESULTS = ROOT / "docs/findings.md", ROOT / "results/README.md"
+README, FINDINGS, RESULTS = (
+    ROOT / name for name in ("README.md", "docs/findings.md", "results/README.md")
+)
 TABLE = re.compile(r"<!-- (?P<path>results/\S+\.csv) -->\n\n(?P<rows>(?:\|.*\n)+)")
 NUMBER = re.compile(rf"(?P<name>{'|'.join(SHOWN)})(?P<published>, published)?")
 
@@ -53,5 +55,5 @@ def refilled(table: re.Match[str]) -> str:
 
 
 if __name__ == "__main__":
-    for page in (FINDINGS, RESULTS):
+    for page in (README, FINDINGS, RESULTS):
         page.write_text(TABLE.sub(refilled, page.read_text()))

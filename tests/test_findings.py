@@ -1,4 +1,4 @@
-"""The numbers of docs/findings.md and results/README.md are those of the committed CSVs."""
+"""The numbers of README.md, docs/findings.md and results/README.md are those of the committed CSVs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import pandas as pd
 import pytest
 from conftest import ROOT
-from fill_tables import FINDINGS, NUMBER, RESULTS, TABLE, cells, refilled
+from fill_tables import FINDINGS, NUMBER, README, RESULTS, TABLE, cells, refilled
 
 TEXT, RESULTS_TEXT = FINDINGS.read_text(), RESULTS.read_text()
 FIGURES = re.compile(r"\d+\.\d+|\d+(?= %)")
@@ -16,7 +16,9 @@ SETTINGS = {"50 %", "95 %", "0.1", "0.4"}  # a threshold, the intervals, two alp
 
 
 @pytest.mark.parametrize(
-    "table", TABLE.finditer(TEXT + RESULTS_TEXT), ids=lambda table: table["path"]
+    "table",
+    TABLE.finditer(README.read_text() + TEXT + RESULTS_TEXT),
+    ids=lambda table: table["path"],
 )
 def test_a_table_is_that_of_its_file(table: re.Match[str]) -> None:
     assert table[0] == refilled(table), "python docs/fill_tables.py fills it again"
