@@ -1,4 +1,4 @@
-"""The numbers of README.md, docs/findings.md and results/README.md are those of the committed CSVs."""
+"""The numbers of README.md, findings.md and results/README.md are those of the committed CSVs."""
 
 from __future__ import annotations
 
