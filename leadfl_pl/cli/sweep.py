@@ -116,6 +116,7 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("sweep", type=Path, help="a wandb sweep with method: grid")
     parser.add_argument("-o", "--output", type=Path, help="runs/sweeps/NAME if not given")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--allow-mixed", action="store_true", help="keep runs of other commits")
     arguments, extra = parser.parse_known_args(args)
     output = arguments.output or Path("runs/sweeps") / arguments.sweep.stem
     try:
@@ -123,7 +124,7 @@ def main(args: list[str] | None = None) -> int:
         sweep = read_mapping(arguments.sweep, "method and parameters")
         jobs = plan(arguments.sweep.stem, cells(sweep, extra), output, resolve)
         make_output(output)
-        left = unfinished(jobs)
+        left = unfinished(jobs, arguments.allow_mixed)
         if status := report_ends(run_jobs(left, fit, arguments.jobs), of=len(left)):
             return status
         runs = [(job.cell.labels["point"], read_run(job.folder)) for job in jobs]

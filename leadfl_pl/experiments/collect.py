@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 from leadfl_pl.experiments.jobs import FINISHED, RECORD, read_record
 from leadfl_pl.experiments.results import Results
 from leadfl_pl.records.files import write_whole
+from leadfl_pl.records.provenance import without_places
 from leadfl_pl.records.rounds import PROVENANCE, ROUNDS, read_run
-
-ABSOLUTE = re.compile(r"(?<![\w./~*-])/(?:[^\s/'\":,=\\]+/)+([^\s'\":,\\]*)")
-
-
-def without_places(text: str) -> str:
-    """Text in which paths below this folder are relative, and of other absolute ones the end.
-
-    >>> without_places(f"{Path.cwd()}/runs/a, /home/me/data.csv, 3/4, https://pytorch.org/docs/")
-    'runs/a, data.csv, 3/4, https://pytorch.org/docs/'
-    """
-    return ABSOLUTE.sub(r"\1", text.replace(f"{Path.cwd()}/", ""))
 
 
 def collect(results: Results, output: Path) -> None:

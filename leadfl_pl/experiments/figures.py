@@ -175,7 +175,8 @@ def _draw_panel(
         star = "*" * lost_runs(entry["states"])
         text, color = f"{values[i, j]:.0f}{star}", "#fefefe" if values[i, j] < 60 else "#010101"
         if np.isnan(values[i, j]):
-            text, color = NOTHING if entry["finished"] else entry["states"].split()[1], "#000000"
+            state = entry["states"].split()[1].rstrip(",")
+            text, color = NOTHING if entry["finished"] else state, "#000000"
         size = 6 if len(text) > 3 else "x-small"
         ax.text(j, i, text, ha="center", va="center", color=color, fontsize=size)
     image = ax.imshow(values, vmin=0, vmax=100, cmap="viridis", aspect="auto")

@@ -31,11 +31,12 @@ class Display:
         self.jobs = len(jobs)
         self.seen = 0  # that have ended
         self.done = {job.folder: job.rounds_done() for job in jobs}
-        # a run in this process has its standard output in a file
+        # a run in this process has its standard output and errors in a file
         self.terminal = os.fdopen(os.dup(1), "w", encoding="utf-8")
         self.progress = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
             TextColumn("rounds"), TimeRemainingColumn(), console=Console(file=self.terminal),
+            redirect_stdout=False, redirect_stderr=False,
         )  # fmt: skip
         total = sum(max(job.rounds, self.done[job.folder]) for job in jobs)
         self.all = self.progress.add_task(self.headline, total=total)

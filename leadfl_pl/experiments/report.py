@@ -42,8 +42,12 @@ def write_report(
         interquartile: the interquartile mean over seeds in place of the mean.
 
     Raises:
-        ConfigError: the runs make no table, or ``output`` cannot be a folder.
+        ConfigError: the runs make no table, or ``output`` cannot be a folder or take the records.
     """
+    if collected and output.resolve() == folder.resolve():
+        raise ConfigError(
+            f"--collect copies records: --output must not be {folder}, where they are"
+        )
     results = read_results(folder, experiment, allow_mixed)
     table = over_seeds(results, interquartile)
     sources = add_published(table, results.axes, experiment.published if experiment else [])

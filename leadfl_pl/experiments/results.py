@@ -15,6 +15,7 @@ from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.experiments.jobs import FAILED, FINISHED, RECORD, read_record
 from leadfl_pl.experiments.spec import Experiment
 from leadfl_pl.federation.server import NO_UPDATE
+from leadfl_pl.records.provenance import without_places
 from leadfl_pl.records.rounds import read_run, summary
 
 KEYS = ("experiment", "labels", "settings", "seed", "hash", "status", "command", "commit")
@@ -147,11 +148,11 @@ def _planned(
     """The records of an experiment's cells, with stand-ins for those missing, and the others."""
     by_command: dict[str, list[Record]] = {}
     for record in records:
-        by_command.setdefault(record["command"], []).append(record)
+        by_command.setdefault(without_places(record["command"]), []).append(record)
     planned = []
     for cell in experiment.cells():
         place = {"experiment": experiment.name, "labels": cell.labels, "seed": cell.seed}
-        for record in by_command.pop(cell.command, [{"status": MISSING}]):
+        for record in by_command.pop(without_places(cell.command), [{"status": MISSING}]):
             planned.append(record | place | {"command": cell.command})
     return planned, [record for left in by_command.values() for record in left]
 

@@ -12,18 +12,20 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from joblib import Parallel, delayed, parallel_config
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from leadfl_pl.experiments.jobs import FAILED, FINISHED, RUNNING, STOPPED, Job
 from leadfl_pl.experiments.progress import Display
 
 Fit = Callable[[list[str]], int]  # arguments of ``leadfl-pl`` -> its exit status
 OUTPUT = "output.txt"
+KILLED = "its process, or that of a run beside it, was killed"
 INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
@@ -38,21 +40,32 @@ def run_jobs(jobs: Sequence[Job], fit: Fit, at_once: int) -> list[dict[str, Any]
         fit: runs ``leadfl-pl`` with arguments, in this process.
         at_once: how many at a time; one runs in this process.
     """
+    queue = iter(jobs)
     running: dict[Path, Job] = {}
     records: list[dict[str, Any]] = []
 
+    def deliver(job: Job) -> None:
+        while job.folder in running and not interrupt(job):  # it is about to start
+            time.sleep(0.1)
+
     def pass_on(number: int, frame: FrameType | None) -> None:
         for job in list(running.values()):
-            send(job, number)
+            threading.Thread(target=deliver, args=(job,), daemon=True).start()
 
     def waiting() -> Iterator[Any]:
-        for job in jobs:
+        for job in queue:
             if signalled() or any(record["status"] == STOPPED for record in records):
                 return
-            if (left := job.read()).get("status") == RUNNING:  # by a process that was killed
+            left = job.read()
+            if left.get("status") == RUNNING and not is_locked(job):  # its process was killed
                 job.write(**left | {"status": STOPPED})
             running[job.folder] = job
             yield delayed(run_job)(job, fit, apart=at_once > 1)
+
+    def ended(job: Job, record: dict[str, Any]) -> None:
+        del running[job.folder]
+        records.append(record)
+        display.ended(job, record)
 
     by_hash = {job.record["hash"]: job for job in jobs}
     with Display(jobs, running) as display, ExitStack() as stack:
@@ -60,15 +73,17 @@ def run_jobs(jobs: Sequence[Job], fit: Fit, at_once: int) -> list[dict[str, Any]
         if at_once > 1:  # alone, the run itself handles the signal
             stack.enter_context(handlers(pass_on))
             stack.enter_context(parallel_config(backend="loky", inner_max_num_threads=1))
-        parallel = Parallel(
-            n_jobs=at_once, batch_size=1, pre_dispatch="n_jobs", return_as="generator_unordered"
-        )
-        for record in parallel(waiting()):
-            job = by_hash[record["hash"]]
-            del running[job.folder]
-            records.append(record)
-            display.ended(job, record)
-    return records
+        settings = {"batch_size": 1, "pre_dispatch": "n_jobs", "return_as": "generator_unordered"}
+        while True:
+            parallel = Parallel(at_once, **settings)
+            try:
+                for record in parallel(waiting()):
+                    ended(by_hash[record["hash"]], record)
+                return records
+            except TerminatedWorkerError:  # it takes the other workers with it
+                for job in list(running.values()):
+                    record = job.read()
+                    ended(job, record if record.get("status") == FINISHED else job.fail(KILLED))
 
 
 @contextmanager
@@ -89,11 +104,12 @@ def wakeup() -> Iterator[Callable[[], bool]]:
     os.set_blocking(read, False)
     os.set_blocking(write, False)
 
+    seen: set[int] = set()
+
     def signalled() -> bool:
-        try:
-            return not {signal.SIGINT, signal.SIGTERM}.isdisjoint(os.read(read, 1 << 16))
-        except BlockingIOError:  # no signal
-            return False
+        with suppress(BlockingIOError):  # none since
+            seen.update(os.read(read, 1 << 16))
+        return not seen.isdisjoint({signal.SIGINT, signal.SIGTERM})
 
     before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     try:
@@ -104,14 +120,27 @@ def wakeup() -> Iterator[Callable[[], bool]]:
         os.close(write)
 
 
-def send(job: Job, number: int) -> None:
-    """Sends a signal to the process of a running job."""
+def interrupt(job: Job) -> bool:
+    """Sends Ctrl-C to the process of a job, unless it has not started yet.
+
+    Whatever the signal was: SIGTERM would end a process that still prepares its run.
+    """
     record = job.read()
-    if record.get("status") == RUNNING:
+    if record.get("status") != RUNNING:
+        return False
+    with suppress(ProcessLookupError, PermissionError):
+        os.kill(record["pid"], signal.SIGINT)
+    return True
+
+
+def is_locked(job: Job) -> bool:
+    """Whether a process has the job's run, this one or that of another ``experiment run``."""
+    with (job.folder / "lock").open("w") as lock:
         try:
-            os.kill(record["pid"], number)
-        except (ProcessLookupError, PermissionError):
-            return
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def run_job(job: Job, fit: Fit, apart: bool = False) -> dict[str, Any]:
@@ -130,6 +159,8 @@ def run_job(job: Job, fit: Fit, apart: bool = False) -> dict[str, Any]:
         separate()
     with (job.folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a run whose parent was killed goes on to its round's end
+        if (record := job.read()).get("status") == FINISHED:  # by it, or by another experiment run
+            return record
         before, done = job.read().get("seconds", 0.0), job.rounds_done()
         started = time.monotonic()
         code = job.code_so_far()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from leadfl_pl.core.errors import ConfigError
-from leadfl_pl.experiments.jobs import FAILED, Job
+from leadfl_pl.experiments.jobs import Job
 from leadfl_pl.experiments.progress import Display
 from leadfl_pl.experiments.run import Fit, run_job
 
@@ -51,10 +51,7 @@ def submit_jobs(
             for task in submitit.helpers.as_completed(submitted):
                 job = by_id[task.job_id]
                 lost = task.exception()  # of the process: that of the run is in its record
-                record = job.read()
-                if lost:
-                    outcome = {"status": FAILED, "error": str(lost)}
-                    record = job.write(**{"seconds": 0.0} | record | outcome)
+                record = job.fail(str(lost)) if lost else job.read()
                 del running[job.folder]
                 records.append(record)
                 display.ended(job, record)

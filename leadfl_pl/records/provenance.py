@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+ABSOLUTE = re.compile(r"(?<![\w./~*-])/(?:[^\s/'\":,=\\]+/)+([^\s'\":,\\]*)")
 PACKAGES = ("leadfl_pl", "torch", "torchvision", "lightning", "torchmetrics", "numpy")
 
 
@@ -37,6 +38,15 @@ def command() -> str:
     return shlex.join([*start, *arguments])
 
 
+def without_places(text: str) -> str:
+    """Text in which paths below this folder are relative, and of other absolute ones the end.
+
+    >>> without_places(f"{Path.cwd()}/runs/a, /home/me/data.csv, 3/4, https://pytorch.org/docs/")
+    'runs/a, data.csv, 3/4, https://pytorch.org/docs/'
+    """
+    return ABSOLUTE.sub(r"\1", text.replace(f"{Path.cwd()}/", ""))
+
+
 def processor() -> str:
     """The name of the processor's model, as far as the system tells it."""
     cpuinfo = Path("/proc/cpuinfo")
@@ -48,7 +58,7 @@ def processor() -> str:
 def commit() -> str | None:
     """The commit of the package's own checkout; None outside of one.
 
-    Where files were changed since, with "+" and eight digits of the changes' hash.
+    Where files were changed or added since, with "+" and eight digits of the changes' hash.
     """
     folder = Path(__file__).parent
 
@@ -64,7 +74,9 @@ def commit() -> str | None:
     try:
         if not git("ls-files", "__init__.py"):
             return None
-        changes = git("diff", "HEAD")
+        added = git("ls-files", "--others", "--exclude-standard", ":/leadfl_pl/*.py").splitlines()
+        texts = [(folder / path).read_text(errors="replace") for path in added]
+        changes = "".join([git("diff", "HEAD"), *texts])
         digest = f"+{sha256(changes.encode()).hexdigest()[:8]}" if changes else ""
         return git("rev-parse", "HEAD") + digest
     except (OSError, subprocess.TimeoutExpired):

@@ -233,6 +233,22 @@ def test_collected_runs_give_the_same_report_and_name_no_place_of_this_machine()
     assert Path("again/table.csv").read_bytes() == Path("out/table.csv").read_bytes()
 
 
+def test_an_experiments_file_finds_collected_runs_whose_command_named_a_place(
+    capsys: pytest.CaptureFixture,
+) -> None:
+    experiment(set={"data.data_dir": "/mnt/images/fashion"})
+    record = Path("runs/small/none-0/cell.json")
+    named = record.read_text().replace("a.yaml ", "a.yaml --data.data_dir=/mnt/images/fashion ")
+    record.write_text(named)
+    assert main(["small.yaml", "--runs", "runs", "--collect"]) == 2
+    refusal = "--collect copies records: --output must not be runs/small, where they are"
+    assert capsys.readouterr().err == f"error: {refusal}\n"
+    assert main(["small.yaml", "--runs", "runs", "--collect", "-o", "results/small"]) == 0
+    assert "/mnt" not in Path("results/small/none-0/cell.json").read_text()
+    assert main(["small.yaml", "--runs", "results", "-o", "again"]) == 0
+    assert Path("again/table.csv").read_bytes() == Path("results/small/table.csv").read_bytes()
+
+
 def test_latex_has_as_many_cells_in_every_row() -> None:
     two_defenses()
     write_cell({"defense": "a_b & 5 %"}, 0, error="x")

@@ -95,6 +95,21 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
+def test_the_page_may_show_the_pictures_in_its_heat_maps() -> None:
+    for rule in ("Krum", "Median"):
+        for attack in ("ALIE", "IPM"):
+            write_cell({"rule": rule, "attack": attack}, 0, [(0.5, 0.25)])
+    assert report() == 0
+    text = Path("out/report.html").read_text()
+    page = Page()
+    page.feed(text)
+    pictures = [link for link in page.links if link[0] != "#"]
+    assert len(pictures) >= 2
+    assert all(link.startswith("data:image/png;base64,") for link in pictures)
+    [policy] = re.findall(r'content="(default-src[^"]*)"', text)
+    assert policy.split("; ")[:2] == ["default-src 'none'", "img-src data:"]
+
+
 def test_the_page_is_whole_and_every_link_stays_in_it() -> None:
     two_defenses()
     write_cell({"defense": "<b>&"}, 0, error="</code><script>alert(1)</script>")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
 import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,7 +22,7 @@ from conftest import ROOT
 from leadfl_pl.cli.experiment import main, report_ends
 from leadfl_pl.cli.federated import run as fit
 from leadfl_pl.experiments.jobs import Job, read_record
-from leadfl_pl.experiments.run import run_jobs
+from leadfl_pl.experiments.run import is_locked, run_job, run_jobs
 from leadfl_pl.experiments.spec import Cell
 from leadfl_pl.records.rounds import read_run
 
@@ -148,6 +152,10 @@ def test_a_run_that_is_interrupted_goes_on_to_the_same_digits(number) -> None:
         time.sleep(0.5)
 
 
+def job(folder: Path, name: str) -> Job:
+    return Job(folder / name, Cell({}, {}, 0, []), [name], 1, {"hash": name, "experiment": "small"})
+
+
 @pytest.mark.parametrize("at_once", [1, 2])
 def test_no_run_is_started_after_ctrl_c_in_the_last_round_of_another(at_once, tmp_path) -> None:
     """The run that gets the signal has nothing left to stop, and ends as any other."""
@@ -164,13 +172,74 @@ def test_no_run_is_started_after_ctrl_c_in_the_last_round_of_another(at_once, tm
         return 0
 
     experiment_pid = os.getpid()
-    jobs = [
-        Job(tmp_path / i, Cell({}, {}, 0, []), [i], 1, {"hash": i, "experiment": "small"})
-        for i in "01234"
-    ]
+    jobs = [job(tmp_path, name) for name in "01234"]
     ended = run_jobs(jobs, fit, at_once)
     assert [record["status"] for record in ended] == ["finished"] * at_once
     assert report_ends(ended, of=len(jobs)) == 130
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_comes_before_the_runs_have_begun_stops_them(number, tmp_path) -> None:
+    def fit(arguments: list[str]) -> int:
+        time.sleep(60)
+        return 0
+
+    threading.Timer(0.2, os.kill, (os.getpid(), number)).start()
+    ended = run_jobs([job(tmp_path, name) for name in "0123"], fit, 2)
+    assert [record["status"] for record in ended] == ["stopped"] * len(ended)
+    assert len(ended) <= 2
+
+
+def test_a_run_whose_process_is_killed_fails_and_the_others_are_made(tmp_path, capfd) -> None:
+    def fit(arguments: list[str]) -> int:
+        if arguments[0] == "0":
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(1)
+        return 0
+
+    jobs = [job(tmp_path, name) for name in "01234"]
+    ended = run_jobs(jobs, fit, 2)
+    status = {record["hash"]: record["status"] for record in ended}
+    assert status["0"] == "failed"
+    assert [status[name] for name in "234"] == ["finished"] * 3
+    assert jobs[0].read()["error"] == "its process, or that of a run beside it, was killed"
+    assert report_ends([{**r, "labels": {}, "seed": 0} for r in ended], of=5) == 1
+
+
+def test_what_another_process_has_finished_or_runs_is_left_alone(tmp_path) -> None:
+    one = job(tmp_path, "0")
+    one.folder.mkdir()
+    done = one.write(status="finished", seconds_per_round=9.0)
+    assert run_job(one, lambda arguments: 1 / 0) == done == one.read()
+    assert not is_locked(one)
+    with (one.folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert is_locked(one)
+
+
+def test_a_run_in_this_process_prints_to_its_file_also_beside_a_terminals_bars(tmp_path) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(ROOT / "tests/experiments")!r})
+sys.path.insert(0, {str(ROOT / "tests")!r})
+from test_run import job, run_jobs
+
+def fit(arguments):
+    print("error: what became of it", file=sys.stderr)
+    return 2
+
+[record] = run_jobs([job(Path({str(tmp_path)!r}), "0")], fit, 1)
+assert record["error"] == "what became of it", record
+"""
+    end, terminal = pty.openpty()
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=terminal, stderr=terminal)
+    os.close(terminal)
+    said = b""
+    with contextlib.suppress(OSError):  # the other end is closed
+        while part := os.read(end, 1 << 16):
+            said += part
+    assert process.wait() == 0, said.decode()
 
 
 def test_what_no_run_can_be_is_one_sentence(capsys) -> None:

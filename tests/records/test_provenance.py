@@ -64,6 +64,12 @@ def test_two_states_of_a_changed_checkout_are_two_commits(
     one = commit()
     file.write_bytes(b"a = '\xe9'\n")  # no UTF-8
     other = commit()
+    new = tmp_path / "leadfl_pl/defenses/new.py"
+    new.parent.mkdir(parents=True)
+    new.write_text("a = 1\n")
+    added = commit()
+    new.write_text("a = 2\n")
+    changed = commit()
     assert re.fullmatch("[0-9a-f]{40}", clean)
-    assert len({clean, one, other}) == 3
-    assert [one[:41], other[:41]] == [f"{clean}+"] * 2
+    assert len({clean, one, other, added, changed}) == 5
+    assert {c[:41] for c in (one, other, added, changed)} == {f"{clean}+"}
