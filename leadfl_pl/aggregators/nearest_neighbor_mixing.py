@@ -12,6 +12,8 @@ from leadfl_pl.core.errors import ConfigError, require_number
 class NearestNeighborMixing(PreStep):
     """NNM: replaces each update by the mean of the n - f updates nearest to it, itself included.
 
+    So a client that the rule behind it does not select has weight in the means that it does select.
+
     >>> import torch
     >>> NearestNeighborMixing(f=1)(torch.tensor([[0.0], [1.0], [5.0]]))
     tensor([[0.5000],

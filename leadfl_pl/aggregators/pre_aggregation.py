@@ -35,6 +35,10 @@ class PreAggregation(Aggregator):
     Raises:
         ConfigError: no step; a step or the rule needs more updates.
 
+    Differences:
+        1. ``selected`` are the clients in whose place the rule used what the steps made. Where a
+           step mixes updates, others have weight in it as well, attackers included.
+
     References:
         Allouah, Farhadkhani, Guerraoui, Gupta, Pinot, Stephan. Fixing by Mixing: A Recipe for
         Optimal Byzantine ML under Heterogeneity. AISTATS 2023 (pre-aggregation).

@@ -25,7 +25,8 @@ class RobustLR(FedAvg):
 
     Args:
         theta: learning threshold, >= 0: how many more clients must pull in one direction than in
-            the other; 0 is FedAvg, and above the number of attackers they alone move nothing.
+            the other; 0 is FedAvg. Above the number of attackers, they alone can move a coordinate
+            only against the sign that they send.
 
     Raises:
         ConfigError: theta < 0; theta > n, which would turn every coordinate.

@@ -24,7 +24,8 @@ class SparseFed(Aggregator):
     (tensor([0., 3.]), tensor([4., 0.]))
 
     Args:
-        k: coordinates that are updated in a round, 1 <= k <= d; d is plain momentum.
+        k: coordinates that are updated in a round, 1 <= k <= d; d is the mean of the
+            clipped updates, without momentum.
         clip: L, > 0.
         momentum: rho, in [0, 1).
 

@@ -13,7 +13,7 @@ class ModelReplacement(AttackWrapper):
     r"""Attackers send :math:`\gamma \delta` instead of their update :math:`\delta`.
 
     With gamma = n / m for m attackers among n clients of equal size, the average of the round is
-    the attackers' mean update plus 1/m of the sum of the honest ones, which is small once the
+    the attackers' mean update plus 1/n of the sum of the honest ones, which is small once the
     model has converged: the attackers' model replaces the global one.
 
     Args:

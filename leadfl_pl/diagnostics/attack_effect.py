@@ -99,6 +99,13 @@ class AttackEffect(FederatedCallback):
         """The twin's global model, None before training starts."""
         return self._twin.model if self._twin else None
 
+    @property
+    def twin_lost_updates(self) -> bool:
+        """Whether the twin was without the update of a client in the last round."""
+        assert self._twin is not None  # since on_train_start
+        result = self._twin.result
+        return len(result.received) < len(result.client_ids)
+
     def setup(self, trainer: Any, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         if stage != "fit":

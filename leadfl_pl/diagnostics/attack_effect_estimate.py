@@ -148,7 +148,9 @@ class AttackEffectEstimate(FederatedCallback):
         step = result.delta.double()
         made_of = torch.stack([*updates, start.theta.to(step)], dim=1)  # (d, m + 1)
         weights = torch.linalg.lstsq(made_of, step.unsqueeze(1)).solution.squeeze(1)
-        residual = (made_of @ weights - step).norm() / step.norm()
+        residual = (made_of @ weights - step).norm()
+        if step.any():  # else the rule kept the model
+            residual /= step.norm()
         *of_clients, of_model = weights.tolist()
         estimates = {}
         for name, before in vectors.items():

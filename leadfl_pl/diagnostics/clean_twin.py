@@ -11,7 +11,7 @@ from leadfl_pl.core.rng import isolated_rng
 from leadfl_pl.core.vector import Snapshot
 from leadfl_pl.federation.clients import Clients
 from leadfl_pl.federation.gather import train_cohort
-from leadfl_pl.federation.server import FailedRoundsError, Server
+from leadfl_pl.federation.server import FailedRoundsError, RoundResult, Server
 
 
 class CleanTwin:
@@ -26,7 +26,10 @@ class CleanTwin:
 
     Attributes:
         model: the global model.
+        result: of the last round.
     """
+
+    result: RoundResult
 
     def __init__(self, clients: Clients, aggregator: Aggregator) -> None:
         self.vector = clients.vector
@@ -47,7 +50,7 @@ class CleanTwin:
             with isolated_rng():
                 updates = train_cohort(self.clients, cohort, self.server.last_update)
                 root_update = self.clients.train_root(t)
-                self.server.step(updates, cohort, self.vector, root_update)
+                self.result = self.server.step(updates, cohort, self.vector, root_update)
             self.model = self.vector.snapshot()
         except (FailedRoundsError, FloatingPointError) as error:
             raise type(error)(f"AttackEffect, the run without the attack: {error}") from error

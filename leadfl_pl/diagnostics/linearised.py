@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.core.values import LocalStep
 from leadfl_pl.defenses import ClientDefense, check_defense
+from leadfl_pl.defenses.base import clones
 from leadfl_pl.diagnostics.replay import Observed, Observer
 
 # H_i v: from W_i, g_i with its graph, g_{i-1} (None in the first step of a round) and v
@@ -177,7 +178,7 @@ class Propagation(Observer):
             pairs = zip(course.params, self.real.params, grads, strict=True)
             vector = [(moved - real).to(g.dtype) for moved, real, g in pairs]
             self.curved[name] = self.products[name](params, grads, self.last_grads, vector)
-        self.last_grads = [g.detach() for g in grads]
+        self.last_grads = clones(grads)  # a defense may change them in place
 
     def after_step(self, step: LocalStep) -> None:
         grads = wide_copies(step.grads)

@@ -167,7 +167,8 @@ class RecoveryCertificate(FederatedCallback):
         """B_{t+1}, given the twin's model (d,) and the attack effect (d,) after round t."""
         result, bound = trainer.fit_loop.result, self.bound
         # a client that sent nothing may have done so in one of the two runs only
-        if bound is None or any(result.malicious) or len(result.received) < len(result.client_ids):
+        lost = self.effect.twin_lost_updates or len(result.received) < len(result.client_ids)
+        if bound is None or lost or any(result.malicious):
             bound = float(delta.double().norm())
         else:
             bound *= 2 ** (-1 / trainer.lightning_module.defense.half_life)

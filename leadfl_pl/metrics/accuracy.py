@@ -86,8 +86,9 @@ class AverageOverRounds(Metric):
 
     def __init__(self) -> None:
         super().__init__(sync_on_compute=False)
-        self.add_state("total", torch.tensor(0.0, dtype=torch.float64), persistent=True)
-        self.add_state("rounds", torch.tensor(0), persistent=True)
+        zero = torch.tensor(0.0, dtype=torch.float64)
+        self.add_state("total", zero, dist_reduce_fx="sum", persistent=True)
+        self.add_state("rounds", torch.tensor(0), dist_reduce_fx="sum", persistent=True)
 
     def update(self, value: Tensor) -> None:
         """Adds the value () of one round."""

@@ -179,3 +179,17 @@ def test_a_plain_trainer_is_refused() -> None:
     trainer = Trainer(callbacks=[estimate], accelerator="cpu", max_epochs=1, **quiet)
     with pytest.raises(fl.ConfigError, match="AttackEffectEstimate needs a FederatedTrainer"):
         trainer.fit(small_client(), datamodule=SmallImages(batch_size=8))
+
+
+def test_a_rule_that_keeps_the_model_has_no_residual() -> None:
+    class Keeps(fl.FedAvg):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("rounds", torch.tensor(0))
+
+        def combine(self, updates, weights):
+            self.rounds = self.rounds + 1
+            return super().combine(updates, weights) * (self.rounds == 1)
+
+    _, rows = run(*both(), rule=Keeps(), rounds=2)
+    assert rows[1]["attack_effect/rule_residual"] == 0

@@ -176,3 +176,11 @@ def test_a_replay_is_the_update_to_the_bit_and_leaves_everything_as_it_was(
     assert torch.equal(weights(client), before)
     assert torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(3)))
     assert client.trainer.lightning_module is client
+
+
+def test_the_gradients_of_the_step_before_are_those_that_the_client_computed() -> None:
+    seen = Propagation(fl.NoDefense(), 0.0, {}, {})
+    gradient = torch.ones(3)
+    seen.gradient([], [gradient])
+    gradient.clamp_(max=0.2)  # as LeadFL's released form does
+    assert seen.last_grads[0].tolist() == [1, 1, 1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import inf
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from leadfl_pl.diagnostics.recovery_certificate import (
     rounding,
 )
 from leadfl_pl.diagnostics.theorem import smoothness
+from leadfl_pl.federation.server import RoundResult
 from leadfl_pl.models import Normalize
 
 
@@ -296,3 +298,16 @@ def test_another_trainer_is_refused() -> None:
     )
     with pytest.raises(fl.ConfigError, match="RecoveryCertificate needs a FederatedTrainer, got"):
         trainer.fit(small_client(), datamodule=SmallImages())
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_round_in_which_only_the_twin_lost_an_update_starts_from_the_measured_norm(lost) -> None:
+    certificate, scalar = RecoveryCertificate(), torch.zeros(())
+    certificate.bound, certificate.num_features = 1.0, 3
+    certificate.effect = SimpleNamespace(twin_lost_updates=lost)
+    result = RoundResult((1,), (False,), (1,), (1,), (1,), torch.ones(3), scalar, scalar)
+    loop = SimpleNamespace(result=result, clients=SimpleNamespace(num_steps=lambda client: 1))
+    module = SimpleNamespace(defense=fl.Contraction(1.0, "all"))
+    of = SimpleNamespace(fit_loop=loop, lightning_module=module)
+    after = certificate.next_bound(of, torch.ones(3), torch.full((3,), 2.0))
+    assert after == pytest.approx(12**0.5 if lost else 0.5, abs=1e-4)

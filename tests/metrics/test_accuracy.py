@@ -47,3 +47,9 @@ def test_the_average_over_rounds_survives_a_checkpoint() -> None:
     for value in (0.5, 0.0):
         second.update(torch.tensor(value))
     assert second.compute().item() == 0.5
+
+
+def test_the_average_is_the_mean_also_where_it_is_called_as_a_metric() -> None:
+    metric = AverageOverRounds()
+    assert [float(metric(torch.tensor(value))) for value in (0.25, 0.75)] == [0.25, 0.75]
+    assert float(metric.compute()) == 0.5
