@@ -208,6 +208,13 @@ class FederatedClient(LightningModule):
     # ------------------------------------------------------------------ hooks of a Trainer
 
     def on_train_start(self) -> None:
+        sends = hasattr(self.trainer, "federation")
+        if not sends and type(self.defense).finish is not ClientDefense.finish:
+            raise ConfigError(
+                f"model.defense must not define finish(), which changes what a client sends, in a "
+                f"Trainer that sends nothing, got {type(self.defense).__name__}: use a "
+                "FederatedTrainer, ClientDefenseCallback (NVFlare) or client_defense_mod (Flower)"
+            )
         done = self.trainer.global_step  # not 0 in a later fit, such as a later round in NVFlare
         steps = self.trainer.estimated_stepping_batches - done
         if steps == math.inf:  # a fit without an end: its rounds are epochs

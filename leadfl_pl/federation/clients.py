@@ -14,7 +14,7 @@ from leadfl_pl.aggregators import Aggregator
 from leadfl_pl.attacks import Attack
 from leadfl_pl.attacks.base import overrides
 from leadfl_pl.attacks.checks import check_corrupted
-from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.errors import ConfigError, where
 from leadfl_pl.core.rng import derive_seed, generator, isolated_rng
 from leadfl_pl.core.values import AttackerView, ClientUpdate, Cohort
 from leadfl_pl.core.vector import ModelVector
@@ -61,7 +61,7 @@ class Clients:
         if client.defense.needs_initial:
             self.initial = clones([p for p in client.model.parameters() if p.requires_grad])
         self.momenta: dict[int, Tensor] = {}  # (m,) by client id, with carry_momentum
-        self.last_error: Exception | None = None  # of a client that this process trained
+        self.last_error: str | None = None  # of a client that this process trained
         order = torch.randperm(len(self.train_set.labels), generator=generator(self.seed, "root"))
         self.root = order[: federation.aggregator.root_size]
 
@@ -114,7 +114,7 @@ class Clients:
         except ConfigError:
             raise
         except Exception as error:
-            self.last_error = error
+            self.last_error = where(error)  # the exception would keep what the client computed
             message = f"client {client_id} in round {cohort.round} raised {error!r} and is left out"
             warnings.warn(message, ClientFailed, stacklevel=2)
             return None
@@ -186,7 +186,7 @@ class Clients:
         """Puts the momentum by for the clients' next round; of one that diverged, its last one."""
         for update in updates:
             if update.momentum is not None and bool(update.momentum.isfinite().all()):
-                self.momenta[update.client_id] = update.momentum.cpu()
+                self.momenta[update.client_id] = update.momentum.to("cpu", copy=True)
 
     def attack_updates(self, updates: list[ClientUpdate], cohort: Cohort) -> list[ClientUpdate]:
         """The updates as they are sent, after the attack on updates.

@@ -86,7 +86,12 @@ class Federation:
     def __post_init__(self) -> None:
         if self.seed is None:
             self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-        self.rule_at_start: dict[str, Any] = {}  # its state, of every new run
+
+    @property
+    def rule_at_start(self) -> dict[str, Any]:
+        """The rule's state before its first run, from which every new run starts."""
+        state: dict[str, Any] = vars(self.aggregator)["_at_start"]  # since check
+        return state
 
     def check(self) -> None:
         """Raises :class:`ConfigError` unless every round of this federation can be run."""
@@ -111,7 +116,8 @@ class Federation:
             require_override(f"{PATH}.attack", self.attack, Attack)
         require_override(f"{PATH}.schedule", self.schedule, Schedule)
         require_rule(f"{PATH}.aggregator", self.aggregator)
-        self.rule_at_start = self.rule_at_start or copy.deepcopy(self.aggregator.state_dict())
+        # with the rule, which another Federation may have as well
+        vars(self.aggregator).setdefault("_at_start", copy.deepcopy(self.aggregator.state_dict()))
         with errors_of(f"{type(self.schedule).__name__}.check"):
             self.schedule.check(self.population)
         with errors_of(f"{type(self.aggregator).__name__}.check"):

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor
 
-from leadfl_pl.core.errors import ConfigError, where
+from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.core.values import ClientUpdate, Cohort
 from leadfl_pl.core.vector import ModelVector
 from leadfl_pl.federation.clients import Clients
@@ -117,14 +117,14 @@ def gather_updates(
 
 
 def check_clients(
-    updates: Mapping[int, ClientUpdate | None], cohort: Cohort, error: Exception | None
+    updates: Mapping[int, ClientUpdate | None], cohort: Cohort, error: str | None
 ) -> None:
     """Raises if all clients of a kind failed in the first round: that is their method's error.
 
     Args:
         updates: by position in the cohort; None for a client that failed.
         cohort: of the round.
-        error: what a client raised that this process trained.
+        error: what a client raised that this process trained, and where.
     """
     if cohort.round > 0:
         return
@@ -133,8 +133,8 @@ def check_clients(
         if all(updates[position] is None for position in members):
             raise ConfigError(
                 f"all {len(members)} {'malicious' if kind else 'honest'} clients failed in the "
-                f"first round, with {where(error) if error else 'an error in another process'}"
-            ) from error
+                f"first round, with {error or 'an error in another process'}"
+            )
 
 
 def pack(update: ClientUpdate) -> Tensor:

@@ -74,6 +74,8 @@ class RunReport(Callback):
         log_dir = trainer.log_dir if trainer.logger else None
         folder = self.dirpath or log_dir
         self.folder = Path(folder) if folder else None
+        if stage == "fit" and trainer.current_epoch == 0:  # else the same Trainer fits on
+            self.rows = []
 
     @rank_zero_only
     def on_fit_start(self, trainer: Any, pl_module: LightningModule) -> None:

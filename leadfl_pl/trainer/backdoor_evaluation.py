@@ -28,6 +28,11 @@ class BackdoorEvaluation(Callback):
         self.average = AverageOverRounds()
         self.last_averaged = -1
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit" and trainer.current_epoch == 0:  # else the same Trainer fits on
+            self.average.reset()
+            self.last_averaged = -1
+
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:

@@ -133,7 +133,8 @@ def check_methods(clients: Clients, num_classes: int) -> None:
     theta = clients.vector.read()
     rng = torch.Generator(theta.device).manual_seed(0)
     n = clients.federation.clients_per_round
-    updates = theta.new_empty(n, len(theta)).normal_(generator=rng)
+    wide = torch.promote_types(theta.dtype, torch.float32)  # as in a round
+    updates = theta.new_empty(n, len(theta), dtype=wide).normal_(generator=rng)
     with (
         errors_of(f"model.defense = {type(defense).__name__}, tried once,"),
         remembers_only_in("the state that its methods return, one for each client", defense),

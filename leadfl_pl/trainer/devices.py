@@ -10,7 +10,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from lightning.pytorch.accelerators import Accelerator, AcceleratorRegistry, CPUAccelerator
+from lightning.pytorch.accelerators import (
+    Accelerator,
+    AcceleratorRegistry,
+    CPUAccelerator,
+    MPSAccelerator,
+)
 from lightning.pytorch.plugins.environments import (
     ClusterEnvironment,
     LSFEnvironment,
@@ -30,6 +35,8 @@ PORT = 29400  # torchrun's
 def with_processes(kwargs: dict[str, Any], clients: int) -> dict[str, Any]:
     """The arguments of a Trainer with ``devices``, ``num_nodes`` and ``strategy`` decided.
 
+    ``accelerator="auto"`` is the CPU on a Mac.
+
     Under torchrun or srun there are as many processes as these have started. Otherwise
     ``devices="auto"`` is the fewest that train the round in as little time as all cores or GPUs
     can: the processes that Lightning starts come to the same number.
@@ -44,6 +51,13 @@ def with_processes(kwargs: dict[str, Any], clients: int) -> dict[str, Any]:
     """
     accelerator, strategy = kwargs.get("accelerator"), kwargs.get("strategy")
     kind = accelerator_class("auto" if accelerator is None else accelerator)
+    if kind is MPSAccelerator:
+        if accelerator not in (None, "auto"):
+            raise ConfigError(
+                "trainer.accelerator must be auto, cpu or cuda, as MPS has no float64, in which "
+                f"rules measure distances, got accelerator = {accelerator}"
+            )
+        kind, kwargs = CPUAccelerator, kwargs | {"accelerator": "cpu"}
     devices, nodes = kwargs.get("devices"), kwargs.get("num_nodes") or 1
     if started := started_by_launcher():
         local, all_nodes = started

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
@@ -63,6 +65,7 @@ class FederatedLoop(_FitLoop):
         self.rounds_done = 0
         self.result: RoundResult | None = None
         self._settings: dict[str, Any] = {}  # of this run, as it started
+        self._attack_before: dict[str, Any] | None = None  # a round that is not done yet
         self._resumed: dict[str, Any] = {}  # what a checkpoint had, until the clients are there
 
     # ------------------------------------------------------------------ the round
@@ -84,6 +87,7 @@ class FederatedLoop(_FitLoop):
     def train(self, cohort: Cohort) -> list[ClientUpdate]:
         """What the cohort's clients send; each of this rank's is a batch of the Trainer's hooks."""
         self.epoch_loop.batch_progress.reset_on_run()
+        self._attack_before = copy.deepcopy(self.clients.attack.state_dict())
         self.clients.adapt_attack(cohort, self.server.last_update)
         return train_cohort(self.clients, cohort, self.server.last_update, self._client_hooks)
 
@@ -94,7 +98,7 @@ class FederatedLoop(_FitLoop):
         progress.increment_ready()
         self.result = self.server.step(updates, cohort, self.clients.vector, root_update)
         progress.increment_completed()
-        self.rounds_done = cohort.round + 1
+        self.rounds_done, self._attack_before = cohort.round + 1, None
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, FederatedCallback):
                 callback.on_server_step(self.trainer, self.clients.client, updates, self.result)
@@ -110,10 +114,15 @@ class FederatedLoop(_FitLoop):
         self.epoch_loop._batches_that_stepped += 1
 
     def evaluate_again(self) -> None:
-        """Evaluates for the log only: the checkpoint holds the model as evaluation left it."""
+        """Evaluates for the log only: the checkpoint has the model and the counts after it."""
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        counted = [(c, c.state_dict()) for c in callbacks if isinstance(c, EarlyStopping)]
         evaluated = self.clients.vector.snapshot()
         self.evaluate()
         self.clients.vector.restore(evaluated)
+        for callback, state in counted:
+            callback.load_state_dict(state)
+            self.trainer.should_stop = any(c.wait_count >= c.patience for c, _ in counted)
 
     # ------------------------------------------------------------------ set-up and state
 
@@ -129,11 +138,13 @@ class FederatedLoop(_FitLoop):
         trainer, federation = self.trainer, self.federation
         device = trainer.strategy.root_device
         module, datamodule = check_run(trainer, federation)
-        self._settings = settings(federation, trainer)
-        datamodule.to(device)
-        federation.aggregator.to(device)
         if self.rounds_done and not self._resumed:  # the same Trainer fits on
             self._resumed = self._state()
+        self._settings = self._settings_at_start()
+        datamodule.to(device)
+        federation.aggregator.to(device)
+        if not self._resumed:
+            federation.aggregator.load_state_dict(federation.rule_at_start)
         if federation.start_from is not None and not self._resumed:
             start_from(federation.start_from, module)
         self.clients = choose_clients(
@@ -149,7 +160,6 @@ class FederatedLoop(_FitLoop):
         """Goes on with a checkpoint's state, or starts without what another run has left."""
         self.clients.attack.load_state_dict(self._resumed.get("attack", {}))
         if not (state := self._resumed):
-            self.federation.aggregator.load_state_dict(self.federation.rule_at_start)
             return
         self.rounds_done = state["rounds_done"]
         self.clients.momenta = dict(state["momenta"])
@@ -160,13 +170,22 @@ class FederatedLoop(_FitLoop):
             self.result = RoundResult(**state["result"]).to(device)
         self._resumed = {}
 
+    def reset(self) -> None:
+        """Starts a round anew that a checkpoint was written in."""
+        if self.rounds_done < self.epoch_progress.current.ready:
+            self.epoch_loop.batch_progress.is_last_batch = (
+                False  # which Lightning takes for its end
+            )
+        super().reset()
+
     def on_save_checkpoint(self) -> dict[str, Any]:
         state: dict[str, Any] = super().on_save_checkpoint()
-        if self._combined_loader is None:  # of a Trainer that has not fitted anything
+        if not hasattr(self, "clients"):  # of a Trainer that has not fitted anything
             return state
         return state | self._state()
 
     def _state(self) -> dict[str, Any]:
+        before = self._attack_before
         return {
             "rounds_done": self.rounds_done,
             "settings": self._settings,
@@ -174,15 +193,21 @@ class FederatedLoop(_FitLoop):
             "momenta": self.clients.momenta,
             "initial": self.clients.initial,
             "server": self.server.state_dict(),
-            "attack": self.clients.attack.state_dict(),
+            "attack": self.clients.attack.state_dict() if before is None else before,
             "result": None if self.result is None else self.result._asdict(),
         }
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
         super().on_load_checkpoint(state_dict)
         check_run(self.trainer, self.federation)
-        check_same(state_dict["settings"], settings(self.federation, self.trainer))
+        check_same(state_dict["settings"], self._settings_at_start())
         self._resumed = state_dict
+
+    def _settings_at_start(self) -> dict[str, Any]:
+        """Those that the attack has before round 0; its state comes later."""
+        if self.federation.attack is not None:
+            self.federation.attack.load_state_dict({})
+        return settings(self.federation, self.trainer)
 
     # ------------------------------------------------------------------ plumbing
 

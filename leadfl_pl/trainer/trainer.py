@@ -17,7 +17,7 @@ from leadfl_pl.federation.config import Federation
 from leadfl_pl.records.checkpoints import how_to_go_on, require_federated
 from leadfl_pl.records.files import full_disk
 from leadfl_pl.records.folders import last_checkpoint
-from leadfl_pl.trainer.arguments import trainer_arguments
+from leadfl_pl.trainer.arguments import check_scaler, trainer_arguments
 from leadfl_pl.trainer.devices import check_threads, cpu_threads
 from leadfl_pl.trainer.loop import FederatedLoop
 from leadfl_pl.trainer.stop_on_signal import stopped_by
@@ -56,6 +56,7 @@ class FederatedTrainer(Trainer):
         check_threads(threads)
         kwargs = trainer_arguments(kwargs, federation)
         super().__init__(**kwargs)  # as it stands jsonargparse finds the Trainer's arguments
+        check_scaler(self.precision_plugin)
         on_cpu = isinstance(self.accelerator, CPUAccelerator)
         self.threads = 1 if threads is None and on_cpu else threads
         epoch_loop = self.fit_loop.epoch_loop

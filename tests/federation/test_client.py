@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
-from tiny import NetWithBatchNorm, SmallImages, small_client, weights
+from tiny import NetWithBatchNorm, SmallImages, small_client, small_trainer, weights
 from torch.utils.data import DataLoader, TensorDataset
 
 import leadfl_pl as fl
@@ -152,3 +152,27 @@ def test_evaluation_in_train_mode_moves_the_running_buffers_and_eval_mode_does_n
 def test_settings_out_of_range_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(fl.ConfigError, match=message):
         fl.FederatedClient(NetWithBatchNorm(), **settings)
+
+
+def test_a_defense_of_what_is_sent_is_refused_where_nothing_is_sent() -> None:
+    class Halved(fl.ClientDefense):
+        def finish(self, delta: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+            return delta / 2
+
+    with pytest.raises(fl.ConfigError, match=r"must not define finish\(\).*got Halved: use a Fed"):
+        plain_trainer().fit(small_client(Halved()), loader())
+
+
+def test_callbacks_that_went_through_one_run_know_nothing_of_it_in_another() -> None:
+    callback, report = fl.BackdoorEvaluation(fl.PatternBackdoor()), fl.RunReport()
+    for rounds in (3, 2):
+        plain_trainer(max_epochs=rounds, callbacks=[callback]).fit(
+            small_client(), datamodule=SmallImages()
+        )
+        assert int(callback.average.rounds) == rounds
+        trainer = small_trainer(rounds=rounds, callbacks=[report])
+        trainer.fit(small_client(), datamodule=SmallImages(batch_size=8))
+        assert [row["round"] for row in report.rows] == list(range(rounds))
+    trainer.fit_loop.max_epochs = 4
+    trainer.fit(small_client(), datamodule=SmallImages(batch_size=8))
+    assert [row["round"] for row in report.rows] == [0, 1, 2, 3]

@@ -16,6 +16,7 @@ from conftest import ROOT
 from lightning.pytorch import Callback
 from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from tiny import SmallImages, small_client, small_trainer
@@ -323,3 +324,9 @@ def test_torchrun_with_a_config_of_one_device_is_refused_and_with_auto_is_one_ru
     assert followed.returncode == 0, followed.stderr
     assert [folder.name for folder in Path("run/logs").iterdir()] == ["version_0"]
     assert followed.stderr.count("(1 of 1 done)") == 1
+
+
+def test_a_plugin_with_a_scaler_is_refused() -> None:
+    plugin = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu"))
+    with pytest.raises(fl.ConfigError, match="must have no scaler, got one of MixedPrecision"):
+        small_trainer(plugins=[plugin])

@@ -17,9 +17,11 @@ import pytest
 from conftest import ROOT
 from devices_job import RUNS, parts_of_the_runs
 from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
+from lightning.pytorch.accelerators import MPSAccelerator
 from tiny import SmallImages, small_client, small_trainer
 
 import leadfl_pl as fl
+from leadfl_pl.trainer.devices import with_processes
 from leadfl_pl.trainer.strategy import LOST, FederatedStrategy, RankLostError, lost_ranks
 
 JOB = str(ROOT / "tests" / "trainer" / "devices_job.py")
@@ -246,3 +248,11 @@ def test_a_process_that_is_lost_in_an_evaluation_is_said_as_well(
     monkeypatch.setattr(fl.FederatedTrainer, "world_size", 2)
     with pytest.raises(RankLostError, match="another process of this run has stopped"):
         small_trainer().validate(small_client(), SmallImages(), verbose=False)
+
+
+def test_a_mac_trains_on_its_cpu_since_mps_has_no_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = "leadfl_pl.trainer.devices.accelerator_class"
+    monkeypatch.setattr(found, lambda accelerator: MPSAccelerator)
+    assert with_processes({"devices": 1}, 10)["accelerator"] == "cpu"
+    with pytest.raises(fl.ConfigError, match=r"must be auto, cpu or cuda, .*got accelerator = gpu"):
+        with_processes({"accelerator": "gpu"}, 10)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +15,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import leadfl_pl as fl
 from leadfl_pl.core.rng import derive_seed, generator
+from leadfl_pl.core.values import ClientUpdate
 from leadfl_pl.data.base import as_float, epoch_batches
+from leadfl_pl.federation.clients import Clients
 from leadfl_pl.federation.step_hooks import step_listener
 from leadfl_pl.records.rounds import summary
 
@@ -585,3 +589,27 @@ def test_a_defense_steps_with_the_optimizer_that_the_client_configured(kind: typ
     client.__class__, client.heard = Own, 0
     fit(client, rounds=1)
     assert seen == {Lookahead}
+
+
+@pytest.mark.parametrize("rule", [fl.SparseFed(k=5), fl.CRFL(), fl.FoolsGold()])
+def test_a_rule_in_another_federation_starts_without_its_memory(rule) -> None:
+    ends = []
+    for _ in range(2):
+        client = small_client()
+        fit(client, aggregator=rule, rounds=2)
+        ends.append(weights(client))
+    assert torch.equal(*ends)
+    small = fl.FederatedClient(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)))
+    fit(small, aggregator=rule, rounds=1)
+
+
+def test_kept_momentum_keeps_nothing_else() -> None:
+    rows, scalar = torch.ones(10, 100), torch.zeros(())
+    update = ClientUpdate(3, scalar, scalar, 1, scalar, scalar, momentum=rows[2, :7])
+    clients = SimpleNamespace(momenta={})
+    Clients.keep_momentum(clients, [update])
+    assert clients.momenta[3].untyped_storage().nbytes() == 7 * 4
+
+
+def test_rules_that_sort_run_in_half_precision() -> None:
+    fit(small_client(), aggregator=fl.Median(), precision="bf16-true", rounds=1)

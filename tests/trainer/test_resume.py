@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from tiny import SmallImages, small_client, small_trainer, weights
 
 import leadfl_pl as fl
@@ -237,3 +237,75 @@ def test_a_second_fit_of_the_same_trainer_goes_on_to_the_same_bits() -> None:
             trainer.fit(client, datamodule=SmallImages(batch_size=8))
         ends.append(weights(client))
     assert torch.equal(*ends)
+
+
+class Counts(fl.PatternBackdoor):
+    """Turns its updates around in every second round with attackers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.adapted = 0
+
+    def adapt(self, view: fl.AttackerView) -> None:
+        self.adapted += 1
+
+    def corrupt(self, updates, malicious, generator) -> torch.Tensor:
+        sent = updates.clone()
+        sent[malicious] *= 1 - 2 * (self.adapted % 2)
+        return sent
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"adapted": self.adapted}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.adapted = state.get("adapted", 0)
+
+
+@pytest.mark.parametrize("clients_per_round", [1, 7])
+def test_a_checkpoint_from_within_a_round_starts_it_anew(clients_per_round, tmp_path) -> None:
+    def fit(ckpt_path: str | None = None) -> torch.Tensor:
+        client = small_client()
+        within = ModelCheckpoint(tmp_path, every_n_train_steps=1, save_top_k=-1)
+        trainer = small_trainer(
+            attack=Counts(), schedule=fl.FixedSchedule(num_malicious=1), rounds=4,
+            callbacks=[within], enable_checkpointing=True,
+            federation={"clients_per_round": clients_per_round},
+        )  # fmt: skip
+        trainer.fit(client, datamodule=SmallImages(batch_size=8), ckpt_path=ckpt_path)
+        assert trainer.current_epoch == trainer.fit_loop.rounds_done == 4
+        return weights(client)
+
+    whole = fit()
+    saved = tmp_path / "epoch=2-step=2.ckpt"
+    loops = torch.load(saved, weights_only=False)["loops"]
+    assert loops["fit_loop"]["state_dict"]["rounds_done"] == 2
+    assert torch.equal(fit(str(saved)), whole)
+
+
+def test_a_checkpoint_after_another_evaluation_goes_on(tmp_path: Path) -> None:
+    def fit(rounds: int, ckpt_path: Path | None = None) -> tuple[fl.FederatedTrainer, torch.Tensor]:
+        client, trainer = small_client(), small_trainer(attack=Counts(), rounds=rounds)
+        trainer.fit(client, datamodule=SmallImages(batch_size=8), ckpt_path=ckpt_path)
+        return trainer, weights(client)
+
+    saved = tmp_path / "two.ckpt"
+    trainer, _ = fit(2)
+    trainer.validate(trainer.lightning_module, datamodule=SmallImages(batch_size=8), verbose=False)
+    trainer.save_checkpoint(saved)
+    assert torch.equal(fit(4, saved)[1], fit(4)[1])
+
+
+def test_an_evaluation_that_is_done_again_does_not_count_for_early_stopping(tmp_path) -> None:
+    def fit(ckpt_path: str | None = None) -> dict[str, Any]:
+        after_evaluation = {"check_on_train_epoch_end": False}
+        stopping = EarlyStopping("val/clean_accuracy", 1.0, 9, mode="min", **after_evaluation)
+        saves = ModelCheckpoint(
+            tmp_path, "{epoch}", "val/clean_accuracy", save_top_k=-1, save_on_train_epoch_end=False
+        )
+        trainer = small_trainer(rounds=4, callbacks=[stopping, saves], enable_checkpointing=True)
+        trainer.fit(small_client(), datamodule=SmallImages(batch_size=8), ckpt_path=ckpt_path)
+        return stopping.state_dict()
+
+    whole = fit()
+    assert whole["wait_count"] == 3
+    assert fit(str(tmp_path / "epoch=2.ckpt")) == whole

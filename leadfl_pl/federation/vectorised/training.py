@@ -39,6 +39,7 @@ class VectorisedClients(Clients):
     def train(
         self, cohort: Cohort, positions: Sequence[int], last_update: Tensor | None
     ) -> Iterator[ClientUpdate | None]:
+        updates = None
         try:
             updates = self.train_together(cohort, positions, last_update)
         except ConfigError:
@@ -50,6 +51,7 @@ class VectorisedClients(Clients):
                 VectorisedFailed,
                 stacklevel=2,
             )
+        if updates is None:  # not within the except, whose error keeps the memory of all clients
             yield from super().train(cohort, positions, last_update)
         else:
             yield from (updates[position] for position in positions)

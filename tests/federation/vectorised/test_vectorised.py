@@ -6,6 +6,8 @@ round of 6 local steps or of two such rounds: 1e-10 in float64. In float32 2e-5,
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +27,8 @@ from test_contract_defenses import DEFENSES
 from tiny import TinyImages
 
 import leadfl_pl as fl
+from leadfl_pl.federation.clients import Clients
+from leadfl_pl.federation.vectorised.training import VectorisedClients, VectorisedFailed
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -104,3 +108,21 @@ def test_a_share_of_the_cohort_trains_as_the_whole_does() -> None:
         assert sorted(updates) == sorted(share)
         for position, update in updates.items():
             assert distance(update.delta, whole[position].delta) <= FLOAT64
+
+
+def test_one_by_one_starts_when_what_all_computed_is_let_go(monkeypatch) -> None:
+    handled = []
+
+    def fails(*args):
+        raise RuntimeError("out of memory")
+
+    def train(self, cohort, positions, last_update):
+        handled.append(sys.exc_info()[1])
+        return iter([])
+
+    monkeypatch.setattr(VectorisedClients, "train_together", fails)
+    monkeypatch.setattr(Clients, "train", train)
+    clients = VectorisedClients.__new__(VectorisedClients)
+    with pytest.warns(VectorisedFailed, match="one after the other"):
+        list(clients.train(SimpleNamespace(round=1), [0], None))
+    assert handled == [None]
