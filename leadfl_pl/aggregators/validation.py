@@ -82,7 +82,7 @@ def is_sound(name: str, fault: str | None) -> bool:
 
 
 def stack_states(
-    states: Mapping[Client, Mapping[str, Tensor]], like: Mapping[str, Tensor]
+    states: Mapping[Client, Mapping[str, Tensor]], like: Mapping[str, Tensor], when: str = ""
 ) -> tuple[Tensor, list[Client]]:
     """Updates given as state dicts, as the rows (n, d) that a rule takes, and whose they are.
 
@@ -92,6 +92,8 @@ def stack_states(
     Args:
         states: the update of each client, by its id.
         like: a state dict with the keys and the shapes that are right, e.g. the model's.
+        when: follows a client's id in a warning, such as its round: Python shows the same warning
+            only once.
 
     >>> rows, clients = stack_states(
     ...     {7: {"w": torch.ones(2)}}, like={"w": torch.zeros(2)})
@@ -100,7 +102,7 @@ def stack_states(
     """
     clients = [
         client for client, state in states.items()
-        if is_sound(f"client {client}", _state_fault(state, like))
+        if is_sound(f"client {client}{when}", _state_fault(state, like))
     ]  # fmt: skip
     rows = [torch.cat([states[c][key].detach().reshape(-1) for key in like]) for c in clients]
     d = sum(t.numel() for t in like.values())

@@ -41,7 +41,9 @@ class SaveConfig(SaveConfigCallback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Puts down how the network is made, for :func:`~leadfl_pl.global_model`."""
-        checkpoint[NETWORK] = self.config.as_dict()["model"]["init_args"]["model"]
+        arguments = self.config.as_dict()["model"].get("init_args") or {}
+        if network := arguments.get("model"):  # a client of one's own may make its own
+            checkpoint[NETWORK] = network
 
 
 class FederatedCLI(LightningCLI):
@@ -58,6 +60,9 @@ class FederatedCLI(LightningCLI):
             trainer_class=FederatedTrainer,
             auto_configure_optimizers=False,
             save_config_callback=SaveConfig,
+            save_config_kwargs={
+                "overwrite": True
+            },  # without a logger all runs of a folder share it
             parser_class=OneLineParser,
             **kwargs,
         )

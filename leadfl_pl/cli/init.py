@@ -33,13 +33,15 @@ QUICKSTART = (  # configs/quickstart.yaml, which is not there without a checkout
 
 def main(args: list[str]) -> int:
     """Writes what ``fit --print_config`` prints to the file that ``args`` begins with."""
-    if args[:1] in (["-h"], ["--help"]):
+    if {"-h", "--help"}.intersection(args):
         print(USAGE)
         return 0
     if not args or args[0].startswith("-"):
         print("error: init must be followed by the file to write", file=sys.stderr)
         return 2
     file, flags = Path(args[0]), args[1:]
+    if any(flag.partition("=")[0].endswith(".help") for flag in flags):
+        return run(["fit", *flags])
     if not any(flag.startswith("--trainer.default_root_dir") for flag in flags):
         flags = [*flags, f"--trainer.default_root_dir=runs/{file.stem}"]
     if not any(flag.partition("=")[0] in ("-c", "--config") for flag in flags):

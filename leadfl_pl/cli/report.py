@@ -14,11 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from leadfl_pl.core.errors import ConfigError
-from leadfl_pl.records.folders import VERSION
+from leadfl_pl.records.folders import VERSION, number_of
 from leadfl_pl.records.plots import plot_comparison, save_figure
 from leadfl_pl.records.rounds import (
     DETAILS,
     PARTS,
+    ROUNDS,
     SUMMARY,
     Run,
     as_text,
@@ -108,8 +109,10 @@ def main(args: list[str] | None = None) -> int:
     console.print(comparison(runs))
     for path, (name, run) in zip(folders.values(), runs, strict=True):
         if run.folder != path:
-            versions = len(list(run.folder.parent.glob(f"{VERSION}*")))
-            console.print(f"{name}: {run.folder.name}, the newest of {versions}", markup=False)
+            versions = sorted(run.folder.parent.glob(f"{VERSION}*"), key=number_of)
+            of = sum((version / ROUNDS).is_file() for version in versions)
+            newer = "" if versions[-1] == run.folder else f"; {versions[-1].name} has no rounds"
+            console.print(f"{name}: {run.folder.name}, the newest of {of}{newer}", markup=False)
     return 0
 
 

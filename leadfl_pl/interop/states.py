@@ -99,7 +99,7 @@ def aggregate_states(
     }  # fmt: skip
     start = flatten(like, list(like))  # (d + b,)
     d = sum(model[name].numel() for name in names.parameters)
-    rows, clients = stack_states(states, like)
+    rows, clients = stack_states(states, like, f" in round {round}")
     measured = torch.tensor([replies[c].is_difference for c in clients], dtype=torch.bool)
     measured = measured.to(start.device).view(-1, 1)
     updates = rows.where(measured, rows - start)

@@ -82,3 +82,18 @@ def test_what_cannot_be_written_is_one_sentence(
     assert message in line
     assert Path("there.yaml").read_text() == "mine"
     assert not Path("own.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "shown"),
+    [
+        (["--help"], "usage: leadfl-pl init"),
+        (["--trainer.federation.aggregator.help", "Krum"], "Krum: the one update with"),
+    ],
+)
+def test_help_is_shown_and_not_written(flags, shown, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as end:
+        raise SystemExit(main(["init", "mine.yaml", *flags]))
+    assert not end.value.code
+    assert shown in capsys.readouterr().out
+    assert not Path("mine.yaml").exists()

@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -15,6 +17,7 @@ from lightning.pytorch import Callback
 from resumed import fit
 
 import leadfl_pl as fl
+from leadfl_pl.cli.federated import SaveConfig, run
 from leadfl_pl.cli.main import main
 
 QUICKSTART = ["fit", f"--config={ROOT / 'configs/quickstart.yaml'}"]
@@ -259,3 +262,18 @@ def test_an_error_after_a_round_keeps_its_traceback() -> None:
     callback = f"--trainer.callbacks+={__name__}.{RaisesAfterASecondRound.__name__}"
     with pytest.raises(KeyError, match="mine"):
         main([*QUICKSTART, *TINY, callback])
+
+
+def test_without_a_logger_a_run_goes_on_in_its_folder() -> None:
+    short = ["fit", f"--config={ROOT}/configs/quickstart.yaml", "--trainer.logger=false"]
+    short += ["--trainer.federation.local_epochs=1", "--trainer.default_root_dir=run"]
+    assert run([*short, "--trainer.max_epochs=1"]) == 0
+    assert run([*short, "--trainer.max_epochs=2", "--ckpt_path=last"]) == 0
+    assert "max_epochs: 2" in Path("run/config.yaml").read_text()
+
+
+def test_a_client_that_makes_its_own_network_is_saved_without_how_it_is_made() -> None:
+    config = SimpleNamespace(as_dict=lambda: {"model": {"class_path": "model.Client"}})
+    checkpoint: dict[str, Any] = {}
+    SaveConfig(None, config).on_save_checkpoint(None, None, checkpoint)
+    assert checkpoint == {}

@@ -169,3 +169,10 @@ def test_an_output_that_is_a_file_is_one_sentence(capsys: pytest.CaptureFixture)
     Path("out").unlink()
     Path("out/summary.csv").mkdir(parents=True)
     assert "Is a directory: 'out/summary.csv'" in failure(capsys, "run")
+
+
+def test_a_newer_version_without_rounds_is_said(capsys: pytest.CaptureFixture) -> None:
+    write_run("run/logs/version_0")
+    Path("run/logs/version_1").mkdir()
+    assert report("run") == 0
+    assert "run: version_0, the newest of 1; version_1 has no rounds" in capsys.readouterr().out

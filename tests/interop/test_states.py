@@ -145,3 +145,10 @@ def test_a_rule_that_trains_on_the_server_is_refused() -> None:
     with pytest.raises(fl.ConfigError, match="rule that needs no training on the server, got FLT"):
         require_rule_for_states("aggregator", fl.FLTrust(root_size=10))
     require_rule_for_states("aggregator", fl.ServerDecay(fl.Median(), half_life=4.0))
+
+
+def test_a_malformed_reply_is_named_in_every_round(model: State) -> None:
+    replies = {"a": Reply(moved(model, 1.0, 0), 1), "b": Reply({"w": torch.zeros(1)}, 1)}
+    for t in (1, 2):
+        with pytest.warns(fl.RejectedUpdate, match=f"client b in round {t} is rejected"):
+            aggregate_states(fl.FedAvg(), model, replies, round=t, seed=0)
