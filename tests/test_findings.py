@@ -33,7 +33,7 @@ def test_a_missing_or_wrong_number_is_filled_in() -> None:
 def test_a_published_number_is_that_of_the_report() -> None:
     column = r"(?<=\| LeadFL \| )(\d+\.\d) \| 87\.9 \|"
     spoilt, count = re.subn(column, r"\1 | x |", RESULTS_TEXT)
-    assert count == 1
+    assert count > 0
     assert TABLE.sub(refilled, spoilt) == RESULTS_TEXT
 
 
