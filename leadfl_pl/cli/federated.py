@@ -60,9 +60,7 @@ class FederatedCLI(LightningCLI):
             trainer_class=FederatedTrainer,
             auto_configure_optimizers=False,
             save_config_callback=SaveConfig,
-            save_config_kwargs={
-                "overwrite": True
-            },  # without a logger all runs of a folder share it
+            save_config_kwargs={"overwrite": True},  # the runs of a folder without a logger share it
             parser_class=OneLineParser,
             **kwargs,
         )

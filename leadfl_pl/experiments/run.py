@@ -103,7 +103,6 @@ def wakeup() -> Iterator[Callable[[], bool]]:
     read, write = os.pipe()
     os.set_blocking(read, False)
     os.set_blocking(write, False)
-
     seen: set[int] = set()
 
     def signalled() -> bool:
