@@ -60,7 +60,7 @@ class FederatedCLI(LightningCLI):
             trainer_class=FederatedTrainer,
             auto_configure_optimizers=False,
             save_config_callback=SaveConfig,
-            save_config_kwargs={"overwrite": True},  # the runs of a folder without a logger share it
+            save_config_kwargs={"overwrite": True},  # runs without a logger share a folder
             parser_class=OneLineParser,
             **kwargs,
         )
