@@ -37,6 +37,7 @@ class Aggregator(nn.Module):
     """
 
     root_size = 0  #: examples that the server trains on by itself in every round
+    _at_start: dict[str, Any] | None = None  # its state before its first run
 
     def check(self, n: int) -> None:
         """Raises :class:`ConfigError` if the rule cannot work on ``n`` updates."""
@@ -105,6 +106,18 @@ class Aggregator(nn.Module):
                 server = server._replace(clients=server.clients[keep])
         result = self.aggregate(updates.to(dtype), weights.to(dtype), server)
         return check_aggregated(self, result, *updates.shape).delta.to(updates.dtype)
+
+    def remember_start(self) -> None:
+        """Puts by the state that every run starts from, unless the rule has been in one."""
+        for part in self.modules():
+            if isinstance(part, Aggregator) and part._at_start is None:
+                part._at_start = copy.deepcopy(part.state_dict())
+
+    def forget(self) -> None:
+        """Goes back to the state before the first run."""
+        for part in self.modules():  # a rule within another may have been in a run by itself
+            if isinstance(part, Aggregator) and part._at_start is not None:
+                part.load_state_dict(part._at_start)
 
     def check_enough(self, n: int, received: int) -> None:
         """:meth:`check` on the ``n`` updates that are left of ``received``."""

@@ -29,6 +29,10 @@ from leadfl_pl.trainer.trainer import DiskFullError, FederatedTrainer
 class SaveConfig(SaveConfigCallback):
     """Writes the whole configuration beside the logs, and hands it to the logger."""
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.save_to_log_dir = bool(trainer.loggers)  # without one it would be the runs' folder
+        super().setup(trainer, pl_module, stage)
+
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         config = self.config.as_dict()
         for logger in trainer.loggers:
@@ -60,7 +64,6 @@ class FederatedCLI(LightningCLI):
             trainer_class=FederatedTrainer,
             auto_configure_optimizers=False,
             save_config_callback=SaveConfig,
-            save_config_kwargs={"overwrite": True},  # runs without a logger share a folder
             parser_class=OneLineParser,
             **kwargs,
         )

@@ -119,7 +119,7 @@ class AttackEffect(FederatedCallback):
             self.delta, self._twin, self._norms, self._resumed = None, None, [], {}
             # before the state that a checkpoint has of the run's rule is loaded into it
             self._aggregator = copy.deepcopy(trainer.federation.aggregator)
-            self._aggregator.load_state_dict(trainer.federation.rule_at_start)
+            self._aggregator.forget()
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         if self._twin is not None:

@@ -51,10 +51,10 @@ class Job(NamedTuple):
         write_whole(self.folder / RECORD, (json.dumps(record, indent=2) + "\n").encode())
         return record
 
-    def fail(self, error: str) -> dict[str, Any]:
+    def lose(self, error: str, status: str = FAILED) -> dict[str, Any]:
         """Writes that the run's process is gone, and returns what ``cell.json`` says."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        return self.write(**{"seconds": 0.0} | self.read() | {"status": FAILED, "error": error})
+        return self.write(**{"seconds": 0.0} | self.read() | {"status": status, "error": error})
 
     def code_so_far(self) -> dict[str, Any]:
         """What ``cell.json`` is to say of the code: that of the rounds done, and this one."""

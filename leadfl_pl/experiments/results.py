@@ -148,11 +148,15 @@ def _planned(
     """The records of an experiment's cells, with stand-ins for those missing, and the others."""
     by_command: dict[str, list[Record]] = {}
     for record in records:
-        by_command.setdefault(without_places(record["command"]), []).append(record)
+        by_command.setdefault(record["command"], []).append(record)
     planned = []
     for cell in experiment.cells():
         place = {"experiment": experiment.name, "labels": cell.labels, "seed": cell.seed}
-        for record in by_command.pop(without_places(cell.command), [{"status": MISSING}]):
+        commands = (cell.command, without_places(cell.command))  # the latter where it was collected
+        found = next(
+            (by_command.pop(c) for c in commands if c in by_command), [{"status": MISSING}]
+        )
+        for record in found:
             planned.append(record | place | {"command": cell.command})
     return planned, [record for left in by_command.values() for record in left]
 

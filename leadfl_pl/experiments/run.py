@@ -13,12 +13,13 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from joblib import Parallel, delayed, parallel_config
-from joblib.externals.loky.process_executor import TerminatedWorkerError
+from joblib.externals.loky.process_executor import BrokenProcessPool
 
 from leadfl_pl.experiments.jobs import FAILED, FINISHED, RUNNING, STOPPED, Job
 from leadfl_pl.experiments.progress import Display
@@ -40,7 +41,7 @@ def run_jobs(jobs: Sequence[Job], fit: Fit, at_once: int) -> list[dict[str, Any]
         fit: runs ``leadfl-pl`` with arguments, in this process.
         at_once: how many at a time; one runs in this process.
     """
-    queue = iter(jobs)
+    queue: Iterator[Job] = iter(jobs)
     running: dict[Path, Job] = {}
     records: list[dict[str, Any]] = []
 
@@ -80,10 +81,16 @@ def run_jobs(jobs: Sequence[Job], fit: Fit, at_once: int) -> list[dict[str, Any]
                 for record in parallel(waiting()):
                     ended(by_hash[record["hash"]], record)
                 return records
-            except TerminatedWorkerError:  # it takes the other workers with it
-                for job in list(running.values()):
-                    record = job.read()
-                    ended(job, record if record.get("status") == FINISHED else job.fail(KILLED))
+            except BrokenProcessPool:  # a worker that dies takes the others with it
+                found = [(job, job.read()) for job in running.values()]
+                begun = any(record.get("status") in (RUNNING, FINISHED) for _, record in found)
+                for job, record in found:
+                    if record.get("status") == FINISHED:
+                        ended(job, record)
+                    elif record.get("status") == RUNNING or not begun:
+                        ended(job, job.lose(KILLED, STOPPED if signalled() else FAILED))
+                queue = chain(list(running.values()), queue)
+                running.clear()
 
 
 @contextmanager
@@ -120,12 +127,12 @@ def wakeup() -> Iterator[Callable[[], bool]]:
 
 
 def interrupt(job: Job) -> bool:
-    """Sends Ctrl-C to the process of a job, unless it has not started yet.
+    """Sends Ctrl-C to the process that this one has started for a job, if it has begun.
 
     Whatever the signal was: SIGTERM would end a process that still prepares its run.
     """
     record = job.read()
-    if record.get("status") != RUNNING:
+    if record.get("status") != RUNNING or record["parent"] != os.getpid():
         return False
     with suppress(ProcessLookupError, PermissionError):
         os.kill(record["pid"], signal.SIGINT)
@@ -160,13 +167,13 @@ def run_job(job: Job, fit: Fit, apart: bool = False) -> dict[str, Any]:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a run whose parent was killed goes on to its round's end
         if (record := job.read()).get("status") == FINISHED:  # by it, or by another experiment run
             return record
-        before, done = job.read().get("seconds", 0.0), job.rounds_done()
+        before, done = record.get("seconds", 0.0), job.rounds_done()
         started = time.monotonic()
         code = job.code_so_far()
         gc.collect()  # of the run before, whose memory would count for this one
         reset_peak_memory()
         with output_to(job.folder / OUTPUT), wandb_run(job):
-            job.write(**code, status=RUNNING, pid=os.getpid(), seconds=before)
+            job.write(**code, status=RUNNING, pid=os.getpid(), parent=os.getppid(), seconds=before)
             status, error = attempt(job, fit)
         seconds = time.monotonic() - started
         return job.write(

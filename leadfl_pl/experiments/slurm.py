@@ -51,7 +51,7 @@ def submit_jobs(
             for task in submitit.helpers.as_completed(submitted):
                 job = by_id[task.job_id]
                 lost = task.exception()  # of the process: that of the run is in its record
-                record = job.fail(str(lost)) if lost else job.read()
+                record = job.lose(str(lost)) if lost else job.read()
                 del running[job.folder]
                 records.append(record)
                 display.ended(job, record)

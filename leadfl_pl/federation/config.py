@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import os
-from typing import Any, Literal
+from typing import Literal
 
 from leadfl_pl.aggregators import Aggregator
 from leadfl_pl.aggregators.base import require_rule
@@ -87,12 +86,6 @@ class Federation:
         if self.seed is None:
             self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
 
-    @property
-    def rule_at_start(self) -> dict[str, Any]:
-        """The rule's state before its first run, from which every new run starts."""
-        state: dict[str, Any] = vars(self.aggregator)["_at_start"]  # since check
-        return state
-
     def check(self) -> None:
         """Raises :class:`ConfigError` unless every round of this federation can be run."""
         for key, least in LEAST.items():
@@ -116,8 +109,7 @@ class Federation:
             require_override(f"{PATH}.attack", self.attack, Attack)
         require_override(f"{PATH}.schedule", self.schedule, Schedule)
         require_rule(f"{PATH}.aggregator", self.aggregator)
-        # with the rule, which another Federation may have as well
-        vars(self.aggregator).setdefault("_at_start", copy.deepcopy(self.aggregator.state_dict()))
+        self.aggregator.remember_start()
         with errors_of(f"{type(self.schedule).__name__}.check"):
             self.schedule.check(self.population)
         with errors_of(f"{type(self.aggregator).__name__}.check"):

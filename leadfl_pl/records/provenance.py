@@ -74,8 +74,8 @@ def commit() -> str | None:
     try:
         if not git("ls-files", "__init__.py"):
             return None
-        added = git("ls-files", "--others", "--exclude-standard", ":/leadfl_pl/*.py").splitlines()
-        texts = [(folder / path).read_text(errors="replace") for path in added]
+        added = git("ls-files", "-z", "--others", "--exclude-standard", ":/leadfl_pl/*.py")
+        texts = [(folder / p).read_text(errors="replace") for p in added.split("\0") if p]
         changes = "".join([git("diff", "HEAD"), *texts])
         digest = f"+{sha256(changes.encode()).hexdigest()[:8]}" if changes else ""
         return git("rev-parse", "HEAD") + digest

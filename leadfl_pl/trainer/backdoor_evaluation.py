@@ -30,7 +30,8 @@ class BackdoorEvaluation(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit" and trainer.current_epoch == 0:  # else the same Trainer fits on
-            self.average.reset()
+            for metric in (self.accuracy, self.accuracy_all, self.average):
+                metric.reset()
             self.last_averaged = -1
 
     def on_validation_batch_end(

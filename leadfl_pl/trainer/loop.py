@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks.early_stopping import EarlyStopping, EarlyStoppingReason
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
@@ -122,7 +122,9 @@ class FederatedLoop(_FitLoop):
         self.clients.vector.restore(evaluated)
         for callback, state in counted:
             callback.load_state_dict(state)
-            self.trainer.should_stop = any(c.wait_count >= c.patience for c, _ in counted)
+        if counted:
+            going = EarlyStoppingReason.NOT_STOPPED
+            self.trainer.should_stop = any(c.stopping_reason is not going for c, _ in counted)
 
     # ------------------------------------------------------------------ set-up and state
 
@@ -144,7 +146,7 @@ class FederatedLoop(_FitLoop):
         datamodule.to(device)
         federation.aggregator.to(device)
         if not self._resumed:
-            federation.aggregator.load_state_dict(federation.rule_at_start)
+            federation.aggregator.forget()
         if federation.start_from is not None and not self._resumed:
             start_from(federation.start_from, module)
         self.clients = choose_clients(

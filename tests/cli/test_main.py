@@ -269,7 +269,7 @@ def test_without_a_logger_a_run_goes_on_in_its_folder() -> None:
     short += ["--trainer.federation.local_epochs=1", "--trainer.default_root_dir=run"]
     assert run([*short, "--trainer.max_epochs=1"]) == 0
     assert run([*short, "--trainer.max_epochs=2", "--ckpt_path=last"]) == 0
-    assert "max_epochs: 2" in Path("run/config.yaml").read_text()
+    assert not list(Path("run").glob("*.yaml"))
 
 
 def test_a_client_that_makes_its_own_network_is_saved_without_how_it_is_made() -> None:

@@ -249,6 +249,18 @@ def test_an_experiments_file_finds_collected_runs_whose_command_named_a_place(
     assert Path("again/table.csv").read_bytes() == Path("results/small/table.csv").read_bytes()
 
 
+def test_two_runs_whose_commands_differ_by_a_place_are_told_apart() -> None:
+    folders = [{"data.data_dir": f"/mnt/{name}/images"} for name in "ab"]
+    experiment(axes={"place": [{"label": d["data.data_dir"][5], **d} for d in folders]})
+    for folder in folders:
+        place = folder["data.data_dir"]
+        flags = f"--data.data_dir={place} --trainer.devices=1 --seed_everything=0"
+        command = f"leadfl-pl fit --config=a.yaml {flags}"
+        write_cell({"place": place[5]}, 0, [(0.5, 0.9)], command=command)
+    assert main(["small.yaml", "--runs", "runs", "-o", "out"]) == 0
+    assert list(pd.read_csv("out/table.csv")["states"]) == ["1 finished", "1 finished"]
+
+
 def test_latex_has_as_many_cells_in_every_row() -> None:
     two_defenses()
     write_cell({"defense": "a_b & 5 %"}, 0, error="x")

@@ -18,11 +18,12 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT
+from joblib.externals.loky import get_reusable_executor
 
 from leadfl_pl.cli.experiment import main, report_ends
 from leadfl_pl.cli.federated import run as fit
 from leadfl_pl.experiments.jobs import Job, read_record
-from leadfl_pl.experiments.run import is_locked, run_job, run_jobs
+from leadfl_pl.experiments.run import handlers, interrupt, is_locked, run_job, run_jobs
 from leadfl_pl.experiments.spec import Cell
 from leadfl_pl.records.rounds import read_run
 
@@ -184,8 +185,10 @@ def test_a_signal_that_comes_before_the_runs_have_begun_stops_them(number, tmp_p
         time.sleep(60)
         return 0
 
-    threading.Timer(0.2, os.kill, (os.getpid(), number)).start()
-    ended = run_jobs([job(tmp_path, name) for name in "0123"], fit, 2)
+    get_reusable_executor().shutdown(kill_workers=True)  # else there are workers that begin at once
+    with handlers(lambda number, frame: None):  # should it come too early, it ends the test only
+        threading.Timer(0.3, os.kill, (os.getpid(), number)).start()
+        ended = run_jobs([job(tmp_path, name) for name in "0123"], fit, 2)
     assert [record["status"] for record in ended] == ["stopped"] * len(ended)
     assert len(ended) <= 2
 
@@ -204,6 +207,13 @@ def test_a_run_whose_process_is_killed_fails_and_the_others_are_made(tmp_path, c
     assert [status[name] for name in "234"] == ["finished"] * 3
     assert jobs[0].read()["error"] == "its process, or that of a run beside it, was killed"
     assert report_ends([{**r, "labels": {}, "seed": 0} for r in ended], of=5) == 1
+
+
+def test_ctrl_c_does_not_reach_the_run_of_another_experiment(tmp_path) -> None:
+    theirs = job(tmp_path, "0")
+    theirs.folder.mkdir()
+    theirs.write(status="running", pid=os.getpid(), parent=os.getppid())
+    assert not interrupt(theirs)
 
 
 def test_what_another_process_has_finished_or_runs_is_left_alone(tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -599,6 +600,9 @@ def test_a_rule_in_another_federation_starts_without_its_memory(rule) -> None:
         fit(client, aggregator=rule, rounds=2)
         ends.append(weights(client))
     assert torch.equal(*ends)
+    client = small_client()
+    fit(client, aggregator=fl.ServerDecay(rule, half_life=math.inf), rounds=2)
+    assert torch.equal(weights(client), ends[0])
     small = fl.FederatedClient(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)))
     fit(small, aggregator=rule, rounds=1)
 

@@ -295,17 +295,24 @@ def test_a_checkpoint_after_another_evaluation_goes_on(tmp_path: Path) -> None:
     assert torch.equal(fit(4, saved)[1], fit(4)[1])
 
 
-def test_an_evaluation_that_is_done_again_does_not_count_for_early_stopping(tmp_path) -> None:
-    def fit(ckpt_path: str | None = None) -> dict[str, Any]:
-        after_evaluation = {"check_on_train_epoch_end": False}
-        stopping = EarlyStopping("val/clean_accuracy", 1.0, 9, mode="min", **after_evaluation)
+@pytest.mark.parametrize(
+    ("settings", "last", "wait_count"),
+    [({"min_delta": 1.0, "patience": 9}, 2, 3), ({"stopping_threshold": 2.0}, 0, 0)],
+)
+def test_an_evaluation_that_is_done_again_stops_nothing_else(
+    settings: dict[str, float], last: int, wait_count: int, tmp_path: Path
+) -> None:
+    def fit(ckpt_path: str | None = None) -> tuple[int, dict[str, Any]]:
+        stopping = EarlyStopping(
+            "val/clean_accuracy", mode="min", check_on_train_epoch_end=False, **settings
+        )
         saves = ModelCheckpoint(
             tmp_path, "{epoch}", "val/clean_accuracy", save_top_k=-1, save_on_train_epoch_end=False
         )
         trainer = small_trainer(rounds=4, callbacks=[stopping, saves], enable_checkpointing=True)
         trainer.fit(small_client(), datamodule=SmallImages(batch_size=8), ckpt_path=ckpt_path)
-        return stopping.state_dict()
+        return trainer.fit_loop.rounds_done, stopping.state_dict()
 
     whole = fit()
-    assert whole["wait_count"] == 3
-    assert fit(str(tmp_path / "epoch=2.ckpt")) == whole
+    assert whole[1]["wait_count"] == wait_count
+    assert fit(str(tmp_path / f"epoch={last}.ckpt")) == whole
