@@ -23,11 +23,12 @@ from joblib.externals.loky.process_executor import BrokenProcessPool
 
 from leadfl_pl.experiments.jobs import FAILED, FINISHED, RUNNING, STOPPED, Job
 from leadfl_pl.experiments.progress import Display
+from leadfl_pl.experiments.signals import SIGNALS, handlers, wakeup
 
 Fit = Callable[[list[str]], int]  # arguments of ``leadfl-pl`` -> its exit status
 OUTPUT = "output.txt"
 KILLED = "its process, or that of a run beside it, was killed"
-INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+INTERRUPTED = tuple(128 + number for number in SIGNALS)
 
 
 def run_jobs(jobs: Sequence[Job], fit: Fit, at_once: int) -> list[dict[str, Any]]:
@@ -93,46 +94,13 @@ def run_jobs(jobs: Sequence[Job], fit: Fit, at_once: int) -> list[dict[str, Any]
                 running.clear()
 
 
-@contextmanager
-def handlers(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Handles Ctrl-C and SIGTERM with ``handler``."""
-    before = {n: signal.signal(n, handler) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, previous in before.items():
-            signal.signal(number, previous)
-
-
-@contextmanager
-def wakeup() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C or SIGTERM has come, whoever handles it: a run does, and may end by itself."""
-    read, write = os.pipe()
-    os.set_blocking(read, False)
-    os.set_blocking(write, False)
-    seen: set[int] = set()
-
-    def signalled() -> bool:
-        with suppress(BlockingIOError):  # none since
-            seen.update(os.read(read, 1 << 16))
-        return not seen.isdisjoint({signal.SIGINT, signal.SIGTERM})
-
-    before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    try:
-        yield signalled
-    finally:
-        signal.set_wakeup_fd(before)
-        os.close(read)
-        os.close(write)
-
-
 def interrupt(job: Job) -> bool:
     """Sends Ctrl-C to the process that this one has started for a job, if it has begun.
 
     Whatever the signal was: SIGTERM would end a process that still prepares its run.
     """
     record = job.read()
-    if record.get("status") != RUNNING or record["parent"] != os.getpid():
+    if record.get("status") != RUNNING or record.get("parent") != os.getpid():
         return False
     with suppress(ProcessLookupError, PermissionError):
         os.kill(record["pid"], signal.SIGINT)

@@ -187,7 +187,9 @@ class FederatedLoop(_FitLoop):
         return state | self._state()
 
     def _state(self) -> dict[str, Any]:
-        before = self._attack_before
+        attack = self._attack_before
+        if attack is None:
+            attack = copy.deepcopy(self.clients.attack.state_dict())
         return {
             "rounds_done": self.rounds_done,
             "settings": self._settings,
@@ -195,7 +197,7 @@ class FederatedLoop(_FitLoop):
             "momenta": self.clients.momenta,
             "initial": self.clients.initial,
             "server": self.server.state_dict(),
-            "attack": self.clients.attack.state_dict() if before is None else before,
+            "attack": attack,
             "result": None if self.result is None else self.result._asdict(),
         }
 

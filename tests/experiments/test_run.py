@@ -23,7 +23,8 @@ from joblib.externals.loky import get_reusable_executor
 from leadfl_pl.cli.experiment import main, report_ends
 from leadfl_pl.cli.federated import run as fit
 from leadfl_pl.experiments.jobs import Job, read_record
-from leadfl_pl.experiments.run import handlers, interrupt, is_locked, run_job, run_jobs
+from leadfl_pl.experiments.run import interrupt, is_locked, run_job, run_jobs
+from leadfl_pl.experiments.signals import handlers
 from leadfl_pl.experiments.spec import Cell
 from leadfl_pl.records.rounds import read_run
 
