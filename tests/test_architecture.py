@@ -22,8 +22,11 @@ FILES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
 
 def imported_packages(path) -> set[str]:
     tree = ast.parse(path.read_text())
-    modules = [n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module]
+    nodes = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
+    assert not any(n.level for n in nodes), f"{path}: an import without the package's name"
+    modules = [n.module for n in nodes if n.module]
     modules += [a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names]
+    assert "leadfl_pl" not in modules or package_of(path) == "cli", f"{path} imports the top"
     return {m.split(".")[1] for m in modules if m.startswith("leadfl_pl.")}
 
 

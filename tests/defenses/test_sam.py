@@ -57,6 +57,7 @@ def test_a_local_step_moves_running_statistics_and_counters_once(rho: float) -> 
 
 def test_a_gradient_elsewhere_leaves_parameters_and_gradients_alone() -> None:
     client = small_client()
+    client.model[3].p = 0.0  # dropout would make any two gradients differ
     client.start_round(0, num_steps=1)
     client.local_step(IMAGES, client.configure_optimizers(), torch.Tensor.backward)
     params, grads = list(client.model.parameters()), [p.grad for p in client.model.parameters()]
@@ -69,13 +70,17 @@ def test_a_gradient_elsewhere_leaves_parameters_and_gradients_alone() -> None:
 
 
 def test_an_attacker_who_runs_it_climbs_its_own_loss() -> None:
-    honest = small_client()
-    seen = []
-    for client in (honest, MaliciousClient(honest.model, PatternBackdoor())):
-        client.start_round(0, num_steps=1)
-        at = [p.detach().clone() for p in client.model.parameters()]
-        seen.append(client.gradient_at(IMAGES, torch.Tensor.backward, at))
-    assert not any(torch.allclose(a, b) for a, b in zip(*seen, strict=True))
+    model, attack = small_client().model, PatternBackdoor(balance="fixed", backdoor_weight=0.25)
+    model[3].p = 0.0  # dropout would make any two gradients differ
+    client = MaliciousClient(model, attack)
+    client.start_round(0, num_steps=1)
+    params = list(model.parameters())
+    there = [2 * p.detach() for p in params]
+    gradient = client.gradient_at(IMAGES, torch.Tensor.backward, there)
+    torch._foreach_copy_([p.data for p in params], there)
+    triggered, clean = (nn.functional.cross_entropy(model(x), y) for x, y in attack.tasks(*IMAGES))
+    expected = torch.autograd.grad(0.25 * triggered + 0.75 * clean, params)
+    torch.testing.assert_close(gradient, list(expected))
 
 
 @pytest.mark.parametrize("rho", [-0.1, float("nan")])

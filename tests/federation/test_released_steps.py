@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
+import re
 from collections import OrderedDict
 
 import pytest
@@ -70,12 +70,11 @@ def test_every_local_step_is_the_released_one(
     case: dict, vectors: Vectors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tag = case["tag"]
-    noise = itertools.count()
+    numbers = [re.fullmatch(rf"{tag}/noise(\d+)/fc.weight", name) for name in vectors.arrays]
+    noise = iter(sorted(int(found[1]) for found in numbers if found))
 
     def recorded_noise(like: list[torch.Tensor], *_: object) -> list[torch.Tensor]:
-        while f"{tag}/noise{(i := next(noise))}/fc.weight" not in vectors.arrays:
-            pass
-        found = vectors.state(f"{tag}/noise{i}")
+        found = vectors.state(f"{tag}/noise{next(noise)}")
         return [found[n] for n in case["params"] if "weight" in n]
 
     monkeypatch.setattr("leadfl_pl.defenses.ldp.laplace_noise", recorded_noise)
@@ -103,6 +102,7 @@ def test_every_local_step_is_the_released_one(
         enable_model_summary=False,
     ).fit(client, DataLoader(batches, batch_size=None))
     assert len(recorder.states) == case["n_local_steps"]
+    assert next(noise, None) is None, "noise that the released code drew"
     for i, state in enumerate(recorder.states):
         for name, expected in vectors.state(f"{tag}/step{i}").items():
             torch.testing.assert_close(

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -21,7 +22,9 @@ import torch
 from tiny import SmallImages, small_client, small_trainer, weights
 
 import leadfl_pl as fl
+from leadfl_pl.federation.clients import ClientFailed
 
+warnings.simplefilter("error", ClientFailed)
 torch.set_num_threads(1)
 BURST = fl.BurstySchedule(period=3, burst=2, num_malicious=4)
 SKEWED = fl.QuantitySkew(beta=1.0, min_examples=3)  # clients of very different sizes
