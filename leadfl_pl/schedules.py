@@ -8,7 +8,13 @@ from numbers import Integral
 import numpy as np
 import torch
 
-from leadfl_pl.core.errors import ConfigError, require_number, require_numbers, summarise
+from leadfl_pl.core.errors import (
+    ConfigError,
+    require_number,
+    require_numbers,
+    require_override,
+    summarise,
+)
 from leadfl_pl.core.rng import generator
 from leadfl_pl.core.values import Cohort, Population
 
@@ -76,28 +82,24 @@ class Schedule:
     def check(self, population: Population) -> None:
         """Raises :class:`ConfigError` if the population cannot fill every round's cohort."""
         k, m, n, _ = population
+        name = type(self).__name__
         if (asked := self.malicious_range()) is None:
             return
-        require_numbers(type(self).__name__, "malicious_range()", asked, least=0, length=2)
+        require_numbers(name, "malicious_range()", asked, least=0, length=2)
         fewest, most = asked
         if fewest > most:
             raise ConfigError(
-                f"{type(self).__name__}.malicious_range must return the fewest and the most, "
+                f"{name}.malicious_range must return the fewest and the most, "
                 f"got {fewest} and {most}"
             )
-        if most > n:
-            raise ConfigError(
-                f"{type(self).__name__}: num_malicious must be <= clients_per_round = {n}, "
-                f"got num_malicious = {most}"
-            )
-        if most > m:
-            raise ConfigError(
-                f"{type(self).__name__}: num_malicious must be <= the population's "
-                f"num_malicious = {m}, got num_malicious = {most}"
-            )
+        for limit, key in ((n, "clients_per_round"), (m, "the population's num_malicious")):
+            if most > limit:
+                raise ConfigError(
+                    f"{name}: num_malicious must be <= {key} = {limit}, got num_malicious = {most}"
+                )
         if n - fewest > k - m:
             raise ConfigError(
-                f"{type(self).__name__} needs {n - fewest} benign clients in a round, but "
+                f"{name} needs {n - fewest} benign clients in a round, but "
                 f"num_clients - num_malicious = {k - m}"
             )
 
@@ -191,7 +193,13 @@ class ForcedRounds(Schedule):
     def sample(self, population: Population, round: int, count: int | None) -> list[int]:
         return self.schedule.sample(population, round, count)
 
+    def cohort(self, population: Population, round: int) -> Cohort:
+        if round in self.rounds:
+            return super().cohort(population, round)
+        return self.schedule.cohort(population, round)
+
     def check(self, population: Population) -> None:
+        require_override("ForcedRounds: schedule", self.schedule, Schedule)
         self.schedule.check(population)
         super().check(population)
 

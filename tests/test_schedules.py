@@ -8,6 +8,7 @@ import pytest
 
 from leadfl_pl import (
     BurstySchedule,
+    Cohort,
     ConfigError,
     FixedSchedule,
     ForcedRounds,
@@ -77,6 +78,28 @@ def test_forced_rounds_lie_over_another_schedule() -> None:
     assert counts(forced, 12) == [6, 6, 0, 5, 0, 0, 0, 0, 0, 0, 5, 6]
     free = ForcedRounds(RandomSchedule(), [3], 5)
     assert free.cohort(POPULATION, 4) == RandomSchedule().cohort(POPULATION, 4)
+
+
+class Pairs(Schedule):
+    """A schedule that draws neighbours."""
+
+    def cohort(self, population, round):
+        malicious = set(self.draw_malicious(population))
+        ids = tuple(range(round, round + population.clients_per_round))
+        return Cohort(round, ids, tuple(c in malicious for c in ids))
+
+
+class Misspelt(Schedule):
+    def malicious_counts(self, round):
+        return 3
+
+
+def test_forced_rounds_leave_the_others_to_their_schedule_whatever_it_overrides() -> None:
+    forced = ForcedRounds(Pairs(), [3], 5)
+    assert forced.cohort(POPULATION, 4) == Pairs().cohort(POPULATION, 4)
+    assert sum(forced.cohort(POPULATION, 3).malicious) == 5
+    with pytest.raises(ConfigError, match="ForcedRounds: schedule"):
+        ForcedRounds(Misspelt(), [3], 5).check(POPULATION)
 
 
 def test_the_order_of_a_cohort_does_not_give_the_malicious_away() -> None:

@@ -24,7 +24,20 @@ class Aggregated(NamedTuple):
     selected: Tensor  #: (m,) int64, the rows that it used, each once
 
 
-class Aggregator(nn.Module):
+class GrowingBuffers(nn.Module):
+    """A module whose buffers take the shape of what a checkpoint holds."""
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        for name, buffer in self.named_buffers(recurse=False):
+            saved = state_dict.get(prefix + name)
+            if saved is not None and saved.shape != buffer.shape:
+                setattr(self, name, torch.empty_like(saved, device=buffer.device))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+class Aggregator(GrowingBuffers):
     """A rule that turns the updates of a round into one: (n, d), (n,) -> (d,).
 
     A rule never learns who is malicious. Rules that select clients override :meth:`select`;
@@ -73,8 +86,8 @@ class Aggregator(nn.Module):
             updates: (n, d), one row for each client of the cohort. Rows that are not finite, or
                 whose norm is beyond 1.8e19, are left out with a warning.
             weights: (n,) numbers of examples; equal if not given. Rows whose weight is not
-                positive are left out with a warning. Rules from the Byzantine literature ignore
-                the weights otherwise: a client could lie about its size.
+                positive are left out with a warning. Most rules ignore the weights otherwise: a
+                client could lie about its size. FedAvg, RFA, RobustLR, WeakDP and CRFL use them.
             server: noise, root update, global model and ids, for the rules that use them.
 
         Raises:
@@ -129,17 +142,8 @@ class Aggregator(nn.Module):
             if n == received:
                 raise
             raise ConfigError(
-                f"{error}, after {received - n} of {received} were rejected"
+                f"{error}, after {received - n} of {received} were left out"
             ) from error
-
-    def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        for name, buffer in self.named_buffers(recurse=False):
-            saved = state_dict.get(prefix + name)
-            if saved is not None and saved.shape != buffer.shape:
-                setattr(self, name, torch.empty_like(saved, device=buffer.device))
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 class FedAvg(Aggregator):

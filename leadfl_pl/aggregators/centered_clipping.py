@@ -57,4 +57,4 @@ class CenteredClipping(Aggregator):
             differences = updates - self.center
             shares = (self.tau / row_norms(differences)).clamp_max(1.0) / len(updates)
             self.center = self.center + torch.mv(differences.T, shares.to(differences))
-        return self.center
+        return self.center.clone()

@@ -76,7 +76,7 @@ class DnC(Aggregator):
     @property
     def dropped(self) -> int:
         """How many updates a trial drops."""
-        return ceil(self.c * self.f)
+        return ceil(round(self.c * self.f, 9))  # 0.28 times 25 is a little more than 7
 
     def check(self, n: int) -> None:
         if n <= self.dropped:

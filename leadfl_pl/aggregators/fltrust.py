@@ -29,6 +29,7 @@ class FLTrust(Aggregator):
 
     Raises:
         ConfigError: root_size < 1 or above the number of training examples; no root update.
+        FloatingPointError: training on the root data set has diverged.
 
     References:
         Cao, Fang, Liu, Gong. FLTrust: Byzantine-robust Federated Learning via Trust
@@ -48,6 +49,11 @@ class FLTrust(Aggregator):
         if server.root_update is None:
             raise ConfigError("FLTrust needs the update of a root data set, server.root_update")
         root = server.root_update.to(updates)
+        if not bool(root.isfinite().all()):
+            raise FloatingPointError(
+                "FLTrust needs a finite update of the root data set, on which training has "
+                "diverged. Lower the learning rate, or take a smaller root_size"
+            )
         norms, root_norm = row_norms(updates), row_norms(root[None])  # (n,), (1,)
         cosines = inner_products(updates, root) / (norms * root_norm)
         trust = cosines.nan_to_num_(nan=0.0).relu_()  # a zero update has no direction

@@ -7,13 +7,16 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from leadfl_pl.aggregators.base import Aggregated, Aggregator, check_aggregated
+from leadfl_pl.aggregators.base import Aggregated, Aggregator, GrowingBuffers, check_aggregated
 from leadfl_pl.core.errors import ConfigError, summarise
 from leadfl_pl.core.values import ServerContext
 
 
-class PreStep(nn.Module):
-    """What is done to the updates of a round before any rule: (n, d) -> (n, d) in ``forward``."""
+class PreStep(GrowingBuffers):
+    """What is done to the updates of a round before any rule: (n, d) -> (n, d) in ``forward``.
+
+    What it remembers between rounds is a buffer, as in an :class:`Aggregator`.
+    """
 
     def check(self, n: int) -> None:
         """Raises :class:`ConfigError` if the step cannot work on ``n`` updates."""

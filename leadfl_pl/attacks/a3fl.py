@@ -112,12 +112,13 @@ class A3FL(PatternBackdoor):
         self._values = state.get("trigger", middle).to(self._mask.device)  # (h, w) or (C, h, w)
 
     def adapt(self, view: AttackerView) -> None:
+        self._mask = self._mask.clone()  # an inference tensor where evaluation has moved it
         model = copy.deepcopy(view.model).eval().requires_grad_(False)
         dtype = next(p.dtype for p in model.parameters())
         images = view.images.to(dtype)
         batches = cycle(zip(images.split(BATCH), view.labels.split(BATCH), strict=True))
         shape = (images.shape[1], *self._mask.shape)
-        trigger = self._values.to(images).expand(shape).contiguous()
+        trigger = self._values.to(images).expand(shape).clone()
         weighted: list[tuple[Tensor | float, nn.Module]] = [(1.0, model)]
         for step in range(self.steps):
             if self.adversarial_weight and step % self.every == 0:

@@ -88,7 +88,10 @@ class Backdoor(Attack):
         require_class(self, "target", self.target, num_classes)
 
     def stamp(self, x: Tensor) -> Tensor:
-        """A copy of the images (B, C, H, W) with the trigger, each by itself."""
+        """A copy of the images (B, C, H, W) with the trigger.
+
+        :func:`~leadfl_pl.takes_stacks` marks one that treats each image by itself.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define stamp()")
 
     @takes_stacks
@@ -183,6 +186,7 @@ class PatternBackdoor(Backdoor):
         column = round(self.position[1] * width / REFERENCE_SIZE)
         return min(row, height - rows), min(column, width - columns)
 
+    @takes_stacks
     def stamp(self, x: Tensor) -> Tensor:
         """A copy of the images (B, C, H, W) with the pattern on every channel."""
         row, column = self.corner(*x.shape[-2:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -123,7 +124,12 @@ class AttackWrapper(Attack):
         self.attack.load_state_dict(state)
 
     def local(self, view: AttackerView) -> Attack:
-        return self.attack.local(view)
+        inner = self.attack.local(view)
+        if inner is self.attack:
+            return self
+        local = copy.copy(self)
+        local.attack = inner
+        return local
 
     def tasks(self, x: Tensor, y: Tensor) -> list[Task]:
         return self.attack.tasks(x, y)

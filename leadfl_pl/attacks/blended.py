@@ -11,6 +11,7 @@ from torch import Tensor
 from leadfl_pl.attacks.backdoor import Backdoor
 from leadfl_pl.core.errors import require_number
 from leadfl_pl.core.rng import MAX_SEED, generator
+from leadfl_pl.core.values import takes_stacks
 
 
 @lru_cache
@@ -67,6 +68,7 @@ class BlendedBackdoor(Backdoor):
         require_number("BlendedBackdoor", "seed", seed, least=0, most=MAX_SEED, whole=True)
         self.alpha, self.high, self.low, self.seed = alpha, high, low, seed
 
+    @takes_stacks
     def stamp(self, x: Tensor) -> Tensor:
         noise = uniform_noise(self.seed, x.shape[1:], x.device).to(x.dtype)
         return torch.lerp(x, self.low + (self.high - self.low) * noise, self.alpha)

@@ -25,13 +25,13 @@ class Tail(NamedTuple):
     radius: Tensor  # () L2 distance
 
     def to(self, like: Tensor) -> Tail:
-        """The same on the device and in the dtype of ``like``."""
-        return Tail(*(t.to(like) for t in self))
+        """The same on the device of ``like``; images in its dtype, distances as exact as before."""
+        return Tail(self.images.to(like), self.mean.to(like.device), self.radius.to(like.device))
 
 
 def distance(x: Tensor, mean: Tensor) -> Tensor:
-    """L2 distance (B,) of each image (B, C, H, W) from one (C, H, W)."""
-    away: Tensor = torch.linalg.vector_norm((x - mean).flatten(1), dim=1)
+    """L2 distance (B,) of each image (B, C, H, W) from one (C, H, W), in the dtype of ``mean``."""
+    away: Tensor = torch.linalg.vector_norm((x.to(mean.dtype) - mean).flatten(1), dim=1)
     return away
 
 
@@ -122,6 +122,7 @@ class EdgeCaseBackdoor(Attack):
         """The tail of the source class, read once, on the device and in the dtype of ``like``."""
         if self._known is None:
             with isolated_rng(0):  # training batches are shuffled
+                self.data.prepare_data()  # no Trainer does it for these
                 self.data.setup("fit")
                 batches = [x[y == self.source] for x, y in self.data.train_dataloader()]
             if not sum(map(len, batches)):
@@ -130,7 +131,7 @@ class EdgeCaseBackdoor(Attack):
                     f"got data = {type(self.data).__name__} with none"
                 )
             self._known = tail_of(torch.cat(batches), self.tail)
-        if (self._known.mean.device, self._known.mean.dtype) != (like.device, like.dtype):
+        if (self._known.images.device, self._known.images.dtype) != (like.device, like.dtype):
             self._known = self._known.to(like)  # once, not in every local step
         return self._known
 

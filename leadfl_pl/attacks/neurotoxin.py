@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -48,28 +50,26 @@ class Neurotoxin(AttackWrapper):
         1. The paper's algorithm ranks the coordinates by the aggregate of the last round, and so
            does this; its authors' code ranks them by a gradient on clean data.
         2. With ``balance="mgda"`` the tasks are balanced before the projection.
-        3. A defense that the attacker runs (``defended_attackers``) acts after the projection.
+        3. With ``carry_momentum`` an attacker's momentum from an earlier round moves the other
+           coordinates as well.
+        4. A defense that the attacker runs (``defended_attackers``) acts after the projection.
     """
 
     def __init__(self, attack: Attack, share: float = 0.05) -> None:
         super().__init__(attack)
         require_number("Neurotoxin", "share", share, least=0, below=1)
         self.share = share
+        self._masks: list[Tensor] | None = None  # of a round, one for each trainable parameter
 
     def local(self, view: AttackerView) -> Attack:
-        inner = self.attack.local(view)
-        if view.last_update is None:
-            return inner
-        return _Projected(inner, spared(view.last_update, self.share))
-
-
-class _Projected(AttackWrapper):
-    """Neurotoxin in one round; ``masks`` has one tensor for each trainable parameter."""
-
-    def __init__(self, attack: Attack, masks: list[Tensor]) -> None:
-        super().__init__(attack)
-        self.masks = masks
+        local = copy.copy(self)
+        local.attack = self.attack.local(view)
+        if view.last_update is not None:
+            local._masks = spared(view.last_update, self.share)
+        return local
 
     def project(self, gradients: list[Tensor]) -> list[Tensor]:
         projected = self.attack.project(gradients)
-        return [g * mask for g, mask in zip(projected, self.masks, strict=True)]
+        if self._masks is None:
+            return projected
+        return [g * mask for g, mask in zip(projected, self._masks, strict=True)]

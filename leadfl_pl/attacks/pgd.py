@@ -7,7 +7,6 @@ from torch import Tensor
 
 from leadfl_pl.attacks.base import Attack, AttackWrapper
 from leadfl_pl.core.errors import require_number
-from leadfl_pl.core.values import AttackerView
 
 
 def project_(params: list[Tensor], centre: list[Tensor], radius: float) -> None:
@@ -65,10 +64,6 @@ class PGD(AttackWrapper):
         require_number("PGD", "epsilon", epsilon, above=0)
         require_number("PGD", "every", every, least=1, whole=True)
         self.epsilon, self.every = epsilon, every
-
-    def local(self, view: AttackerView) -> Attack:
-        inner = self.attack.local(view)
-        return self if inner is self.attack else PGD(inner, self.epsilon, self.every)
 
     def constrain(
         self, params: list[Tensor], start: list[Tensor], step: int, num_steps: int

@@ -74,7 +74,8 @@ def write_comparison(runs: NamedRuns, folder: Path) -> None:
     """Writes ``summary.csv`` (exact numbers) and ``comparison.png``, ``.svg``, ``.pdf``."""
     rows = [
         {"run": name, "rounds": len(run.rows), **summary(run.rows, run.majority)}
-        | {key: run.provenance[key] for key in ("seed", "commit", "command")}
+        | {"seed": run.provenance["seed"]}
+        | {key: ", ".join(run.history(key)) for key in ("commit", "command")}
         for name, run in runs
     ]
     numbers = [name for name in SUMMARY if any(name in row for row in rows)]

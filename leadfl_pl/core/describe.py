@@ -6,6 +6,8 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from enum import Enum
+from functools import partial
 from pathlib import PurePath
 from typing import Any
 
@@ -33,6 +35,12 @@ def describe(value: Any, within: tuple[int, ...] = (), private: bool = False) ->
     >>> describe(nn.Dropout(0.2))
     {'class': 'torch.nn.modules.dropout.Dropout', 'p': 0.2, 'inplace': False}
     """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, Enum):
+        return str(value)
+    if isinstance(value, partial):
+        value = [value.func, value.args, value.keywords]
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):

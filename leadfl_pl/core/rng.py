@@ -7,9 +7,11 @@ was resumed.
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
@@ -35,6 +37,13 @@ def generator(
     return torch.Generator(device=device).manual_seed(derive_seed(seed, purpose, *indices))
 
 
+def seed_all(seed: int) -> None:
+    """Seeds the global generators of torch, NumPy and Python."""
+    torch.manual_seed(seed)
+    np.random.seed(seed & MAX_SEED)
+    random.seed(seed)
+
+
 @contextmanager
 def isolated_rng(seed: int | None = None) -> Iterator[None]:
     """Draws within change no random state of the process, also where they end in an exception.
@@ -50,13 +59,13 @@ def isolated_rng(seed: int | None = None) -> Iterator[None]:
     0
 
     Args:
-        seed: torch's, within; as it is if not given.
+        seed: of torch, NumPy and Python, within; as they are if not given.
     """
     isolation = isolate_rng()
     isolation.__enter__()
     try:
         if seed is not None:
-            torch.manual_seed(seed)
+            seed_all(seed)
         yield
     finally:
         isolation.__exit__(None, None, None)

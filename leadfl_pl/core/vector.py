@@ -9,6 +9,9 @@ integer counters                  left alone             in the (d,) vector
 frozen parameters                 left alone             in the (d,) vector
 ================================  =====================  ======================
 
+A tensor that stands in several places is one entry. Buffers that no ``state_dict`` has
+(``persistent=False``) are left alone, and stay as the last client leaves them.
+
 Distances between clients are taken on the (d,) vector; the (b,) vector is averaged over the
 clients that the rule selected. ``"state"`` is what the released LeadFL code does: BatchNorm's
 ``num_batches_tracked`` then enters Krum's distances and gives every backdoor client away that
@@ -26,7 +29,7 @@ DistanceSpace = Literal["params", "state"]
 
 
 class Snapshot(NamedTuple):
-    """All that training changes of a module."""
+    """All of a module's state."""
 
     theta: Tensor  # (d,)
     buffers: Tensor  # (b,)
@@ -42,7 +45,7 @@ class ModelVector:
     """
 
     def __init__(self, module: nn.Module, space: DistanceSpace = "params") -> None:
-        state = module.state_dict(keep_vars=True)
+        state = {id(t): t for t in module.state_dict(keep_vars=True).values()}  # tied ones once
         trainable = {id(p) for p in module.parameters() if p.requires_grad}
         measured = [t for t in state.values() if space == "state" or id(t) in trainable]
         rest = [t for t in state.values() if id(t) not in {id(m) for m in measured}]

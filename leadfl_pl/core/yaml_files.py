@@ -23,7 +23,7 @@ def read_mapping(path: Path, keys: str) -> dict[str, Any]:
         content = yaml.safe_load(text)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # {{ }}, *itself
         raise ConfigError(f"{path} must be YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         got = "nothing" if content is None else type(content).__name__

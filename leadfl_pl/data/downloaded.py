@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from filelock import FileLock
 
 from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.data.base import FederatedDataModule, ImageSet
 from leadfl_pl.data.splits import Split
+
+
+@contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Processes that would download into ``folder`` wait for each other."""
+    lock = FileLock(folder / ".lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except (OSError, NotImplementedError):  # read-only, so without downloads, or without locks
+        yield
+        return
+    with lock:
+        yield
 
 
 class DownloadedData(FederatedDataModule, ABC):
@@ -38,14 +55,15 @@ class DownloadedData(FederatedDataModule, ABC):
         eval_batch_size: int = 250,
     ) -> None:
         super().__init__(split, batch_size, eval_batch_size)
-        self.data_dir = Path(data_dir)
+        self.data_dir = Path(data_dir).expanduser()
 
     @abstractmethod
     def dataset(self, train: bool, download: bool) -> Any:
         """torchvision's data set, with ``data`` and ``targets``."""
 
     def prepare_data(self) -> None:
-        self._read(train=False, download=True)
+        with one_at_a_time(self.data_dir):
+            self._read(train=False, download=True)
 
     def load(self) -> tuple[ImageSet, ImageSet]:
         return self._read(train=True, download=False), self._read(train=False, download=False)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from leadfl_pl.core.errors import ConfigError, summarise
-from leadfl_pl.core.rng import derive_seed
+from leadfl_pl.core.rng import derive_seed, isolated_rng
 from leadfl_pl.data.base import FederatedDataModule, ImageSet
 from leadfl_pl.data.splits import Split
 
@@ -74,8 +74,7 @@ def read_images(dataset: Any, key: str) -> ImageSet:
     if len(dataset) == 0:
         raise ConfigError(f"{owner} has no images")
     images, labels = torch.empty(0), torch.empty(len(dataset), dtype=torch.int64)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(0, "transforms"))
+    with isolated_rng(derive_seed(0, "transforms")):
         for i in range(len(dataset)):
             try:
                 image, label = dataset[i]

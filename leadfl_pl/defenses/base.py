@@ -94,7 +94,8 @@ def laplace_noise(
     ``generators``, row i of each tensor comes from ``generators[i]``, as if it were alone.
     """
     sizes = [t.numel() // max(1, len(generators)) for t in like]
-    uniform = torch.empty(max(1, len(generators)), sum(sizes), device=generator.device)
+    shape = (max(1, len(generators)), sum(sizes))
+    uniform = torch.empty(shape, dtype=torch.float32, device=generator.device)
     low = torch.finfo(uniform.dtype).eps - 1
     for row, source in zip(uniform, generators or (generator,), strict=True):
         row.uniform_(low, 1, generator=source)

@@ -40,7 +40,7 @@ class Contraction(ClientDefense):
     ruined the model. Derivation: docs/contraction.md.
 
     Weights kept in bfloat16 (``precision: bf16-true``) are rounded after every step: their
-    half-life is not T, and where T I is above 700 they do not shrink at all. Float32, which
+    half-life is not T, and where T I is above 355 they do not shrink at all. Float32, which
     ``bf16-mixed`` keeps too, is exact enough.
 
     With ``anchor="initial"`` it is the distance from the initial model :math:`W_0` that shrinks,

@@ -129,7 +129,8 @@ class LeadFL(ClientDefense):
     The first local step of a round has no W_{i-1} and is not regularised.
 
     Args:
-        alpha: weight of the regulariser, >= 0; 0 is plain SGD.
+        alpha: weight of the regulariser, >= 0; 0 is plain SGD, but for the clipped second step of
+            ``"released"``.
         clip: elementwise clipping threshold q, > 0.
         norm: ``"l2"`` is the Frobenius norm of each parameter tensor, ``"squared"`` half its
             square (whose gradient is about 1 everywhere, so that the clip is what bounds it).

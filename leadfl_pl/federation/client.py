@@ -65,8 +65,7 @@ class FederatedClient(LightningModule):
         self.automatic_optimization = False
         self.model = model
         self.defense = defense or NoDefense()
-        self.lr = lr
-        self.momentum = momentum
+        self.lr, self.momentum = float(lr), float(momentum)  # NumPy's would spoil checkpoints
         self.evaluation_mode = evaluation_mode
         self.clean_accuracy = CleanAccuracy()
         self._state: Any = None
@@ -114,7 +113,8 @@ class FederatedClient(LightningModule):
         self._generator = torch.Generator(device).manual_seed(noise_seed)
         self._state = self.defense.start(self._names, self._data)
         self._step, self._num_steps = 0, num_steps
-        self._loss_sum, self._loss_steps = torch.zeros((), device=device), 0
+        wide = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        self._loss_sum, self._loss_steps = torch.zeros((), dtype=wide, device=device), 0
         self.start_epoch()
 
     def start_epoch(self) -> None:
@@ -201,9 +201,7 @@ class FederatedClient(LightningModule):
             regulariser = torch.zeros_like(self._loss_sum)
         sent = self.defense.finish(delta, self._generator)
         check_update(self.defense, delta, sent)
-        loss = self._loss_sum / self._loss_steps
-        self._loss_steps = 0
-        return sent, loss, regulariser
+        return sent, self._loss_sum / self._loss_steps, regulariser
 
     # ------------------------------------------------------------------ hooks of a Trainer
 
@@ -226,7 +224,7 @@ class FederatedClient(LightningModule):
         self._loss_sum, self._loss_steps = torch.zeros_like(self._loss_sum), 0
 
     def on_train_epoch_end(self) -> None:
-        if self._loss_steps:  # not where a federation has finished the round
+        if not hasattr(self.trainer, "federation"):  # which logs that of its round
             self.log("train/loss", self._loss_sum / self._loss_steps)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -50,18 +50,19 @@ def client_update(client: FederatedClient, vector: ModelVector, task: LocalTask)
     load_momentum(optimizer, task.momentum)
     start = vector.snapshot()
     try:
-        with isolated_rng(derive_seed(task.seed, "client", *key)), precision.train_step_context():
-            noise_seed = derive_seed(task.seed, "noise", *key)
-            client.start_round(noise_seed, task.num_steps, task.initial)
-            for i, (epoch_start, batch) in enumerate(local_batches(task, order)):
-                if epoch_start:
-                    client.start_epoch()
-                converted = precision.convert_input(batch)
-                if nobody_listens:
-                    client.local_step(converted, optimizer, Tensor.backward)
-                else:
-                    client.training_step(converted, i)
-        delta, loss, regulariser = client.finish_round(vector.read() - start.theta)
+        with isolated_rng(derive_seed(task.seed, "client", *key)):
+            with precision.train_step_context():
+                noise_seed = derive_seed(task.seed, "noise", *key)
+                client.start_round(noise_seed, task.num_steps, task.initial)
+                for i, (epoch_start, batch) in enumerate(local_batches(task, order)):
+                    if epoch_start:
+                        client.start_epoch()
+                    converted = precision.convert_input(batch)
+                    if nobody_listens:
+                        client.local_step(converted, optimizer, Tensor.backward)
+                    else:
+                        client.training_step(converted, i)
+            delta, loss, regulariser = client.finish_round(vector.read() - start.theta)
         wide = torch.promote_types(vector.dtype, torch.float32)
         return ClientUpdate(
             task.client_id,

@@ -135,15 +135,11 @@ class Clients:
         """The client as which a member of the cohort trains: an honest one, or an attacker."""
         if not cohort.malicious[position]:
             return self.client
-        return MaliciousClient.like(
-            self.client,
-            attack=self.local_attack(cohort.round, cohort.client_ids[position], last_update),
-            defense=self.client.defense if self.federation.defended_attackers else None,
-        )
-
-    def local_attack(self, t: int, client_id: int, last_update: Tensor | None) -> Attack:
-        """The attack as this malicious client carries it out in round t."""
-        return self.attack.local(self.view(t, client_id, last_update))
+        key = (cohort.round, cohort.client_ids[position])
+        with isolated_rng(derive_seed(self.seed, "local", *key)):
+            attack = self.attack.local(self.view(*key, last_update))
+        defense = self.client.defense if self.federation.defended_attackers else None
+        return MaliciousClient.like(self.client, attack=attack, defense=defense)
 
     def view(self, t: int, client_id: int, last_update: Tensor | None) -> AttackerView:
         """What this malicious client knows at the start of round t."""
@@ -178,9 +174,10 @@ class Clients:
     @property
     def momentum_size(self) -> int:
         """m, how many numbers of momentum a client keeps between rounds."""
-        if not (self.federation.carry_momentum and self.client.momentum):
+        groups = self.client.trainer.optimizers[0].param_groups
+        if not (self.federation.carry_momentum and any(g.get("momentum") for g in groups)):
             return 0
-        return sum(p.numel() for p in self.client.model.parameters() if p.requires_grad)
+        return sum(p.numel() for group in groups for p in group["params"])
 
     def keep_momentum(self, updates: Sequence[ClientUpdate]) -> None:
         """Puts the momentum by for the clients' next round; of one that diverged, its last one."""
@@ -203,7 +200,8 @@ class Clients:
             return updates
         rng = generator(self.seed, "attack", cohort.round, device=deltas.device)
         sent = deltas.clone()
-        corrupted = self.attack.corrupt(deltas[finite], malicious[finite], rng)
+        with isolated_rng(derive_seed(self.seed, "corrupt", cohort.round)):
+            corrupted = self.attack.corrupt(deltas[finite], malicious[finite], rng)
         check_corrupted(self.attack, deltas[finite], malicious[finite], corrupted)
         sent[finite] = corrupted
         return [u._replace(delta=row) for u, row in zip(updates, sent, strict=True)]

@@ -78,10 +78,11 @@ class MaliciousClient(FederatedClient):
             task_losses.append(loss.detach())
         losses = torch.stack(task_losses)
         weights = self.attack.balance(losses, gradients)
-        for weight, scaled in zip(weights, gradients, strict=True):
-            torch._foreach_mul_(scaled, weight)
-        total = gradients[0]
-        for scaled in gradients[1:]:
+        total, *others = (  # not in place: two parameters may share a gradient
+            list(torch._foreach_mul(gradient, weight))
+            for weight, gradient in zip(weights, gradients, strict=True)
+        )
+        for scaled in others:
             torch._foreach_add_(total, scaled)
         for p, g in zip(self._params, self.attack.project(total), strict=True):
             p.grad = g

@@ -13,7 +13,7 @@ from leadfl_pl.aggregators import Aggregated
 from leadfl_pl.aggregators.base import check_aggregated
 from leadfl_pl.aggregators.validation import well_formed
 from leadfl_pl.core.errors import ConfigError
-from leadfl_pl.core.rng import generator
+from leadfl_pl.core.rng import derive_seed, generator, isolated_rng
 from leadfl_pl.core.values import ClientUpdate, Cohort, ServerContext
 from leadfl_pl.core.vector import ModelVector
 from leadfl_pl.federation.config import Federation
@@ -129,7 +129,8 @@ class Server:
         rng = generator(self.federation.population.seed, "server", t, device=deltas.device)
         clients = torch.tensor([u.client_id for u in received], device=deltas.device)
         context = ServerContext(rng, root_update, theta, clients)
-        result = self.aggregator.aggregate(deltas, weights, context)
+        with isolated_rng(derive_seed(self.federation.population.seed, "aggregate", t)):
+            result = self.aggregator.aggregate(deltas, weights, context)
         delta, selected = check_aggregated(self.aggregator, result, *deltas.shape)
         return Aggregated(self.federation.server_lr * delta, selected)
 

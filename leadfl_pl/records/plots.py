@@ -117,20 +117,23 @@ def plot_comparison(runs: Sequence[tuple[str, Sequence[Row]]], majority: float) 
     return figure
 
 
-def plot_label_shares(counts: Tensor, title: str = "") -> Figure:
+def plot_label_shares(
+    counts: Tensor, title: str = "", classes: Sequence[int] | None = None
+) -> Figure:
     """Each client's shares of the classes on the left, its number of examples on the right.
 
     Args:
         counts: (K, C) examples of each class, see :func:`leadfl_pl.data.splits.label_counts`.
         title: the name of the run.
+        classes: what the columns are, 0 .. C - 1 if not given.
     """
     from matplotlib.collections import PolyCollection
     from matplotlib.ticker import MaxNLocator
 
     table = counts.double().cpu().numpy()
-    clients, classes = table.shape
+    clients, num_classes = table.shape
     sizes = table.sum(axis=1)
-    colors = distinct_colors(classes)
+    colors = distinct_colors(num_classes)
     figure = new_figure(8, min(9.0, 1.6 + 0.24 * clients))
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=[3, 1])
 
@@ -145,7 +148,7 @@ def plot_label_shares(counts: Tensor, title: str = "") -> Figure:
         (starts, rows + half),
     ]
     boxes = np.stack([np.stack(corner, axis=-1) for corner in corners], axis=2)[table > 0]
-    fill = np.broadcast_to(colors, (clients, classes, 4))[table > 0]
+    fill = np.broadcast_to(colors, (clients, num_classes, 4))[table > 0]
     left.add_collection(
         PolyCollection(list(boxes), facecolors=fill, linewidths=0, antialiased=False)
     )
@@ -163,7 +166,7 @@ def plot_label_shares(counts: Tensor, title: str = "") -> Figure:
     right.grid(axis="x", alpha=0.3)
     for ax in (left, right):
         ax.spines[["top", "right"]].set_visible(False)
-    _class_legend(figure, left, colors)
+    _class_legend(figure, colors, classes or range(num_classes))
     return figure
 
 
@@ -176,18 +179,22 @@ def distinct_colors(count: int) -> np.ndarray:
     return mpl.colormaps["turbo"](np.linspace(0, 1, count))
 
 
-def _class_legend(figure: Figure, ax: Axes, colors: np.ndarray) -> None:
+def _class_legend(figure: Figure, colors: np.ndarray, names: Sequence[int]) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap, Normalize
     from matplotlib.patches import Patch
 
     classes = len(colors)
     if classes <= 20:
-        handles = [Patch(color=color, label=str(j)) for j, color in enumerate(colors)]
+        handles = [Patch(color=color, label=str(j)) for j, color in zip(names, colors, strict=True)]
         columns = min(classes, 10)
         figure.legend(
             handles=handles, title="class", loc="outside upper center", ncols=columns, frameon=False
         )
     else:
         scale = ScalarMappable(Normalize(-0.5, classes - 0.5), ListedColormap(colors))
-        figure.colorbar(scale, ax=figure.axes, label="class", location="top", aspect=50, shrink=0.6)
+        bar = figure.colorbar(
+            scale, ax=figure.axes, label="class", location="top", aspect=50, shrink=0.6
+        )
+        named = {float(place): str(name) for place, name in enumerate(names)}
+        bar.ax.xaxis.set_major_formatter(lambda place, _: named.get(place, ""))

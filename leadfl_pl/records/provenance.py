@@ -58,9 +58,10 @@ def processor() -> str:
 def commit() -> str | None:
     """The commit of the package's own checkout; None outside of one.
 
-    Where files were changed or added since, with "+" and eight digits of the changes' hash.
+    Where the package was changed since, with "+" and eight digits of the changes' hash.
     """
     folder = Path(__file__).parent
+    package = folder.parent
 
     def git(*arguments: str) -> str:
         done = subprocess.run(
@@ -74,9 +75,9 @@ def commit() -> str | None:
     try:
         if not git("ls-files", "__init__.py"):
             return None
-        added = git("ls-files", "-z", "--others", "--exclude-standard", ":/leadfl_pl/*.py")
+        added = git("ls-files", "-z", "--others", "--exclude-standard", f"{package}/*.py")
         texts = [(folder / p).read_text(errors="replace") for p in added.split("\0") if p]
-        changes = "".join([git("diff", "HEAD"), *texts])
+        changes = "".join([git("diff", "HEAD", "--", str(package)), *texts])
         digest = f"+{sha256(changes.encode()).hexdigest()[:8]}" if changes else ""
         return git("rev-parse", "HEAD") + digest
     except (OSError, subprocess.TimeoutExpired):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
@@ -32,9 +33,10 @@ from leadfl_pl.records.weights_and_biases import define_summaries, log_report
 class RunReport(Callback):
     """Keeps one row a round of a federation, and at the end prints a table and draws a figure.
 
-    ``rounds.csv``, ``run.json`` (command, seed, versions, commit, machine, split), ``split.png``
-    (who has how many examples of which class) and ``accuracy.png`` go to ``dirpath``, the logger's
-    folder if not given, nowhere without either. A row has every scalar that was logged in its round
+    ``rounds.csv``, ``run.json`` (command, seed, versions, commit, machine, split, and the same of
+    every process that the run was resumed from), ``split.png`` (who has how many examples of which
+    class) and ``accuracy.png`` go to ``dirpath``, the logger's folder if not given, nowhere
+    without either. A row has every scalar that was logged in its round
     before this callback's ``on_train_epoch_end``. The split's numbers go to every logger as well,
     the table and the figures to Weights & Biases. The rows travel in the checkpoint, so a resumed
     run reports all its rounds.
@@ -46,13 +48,17 @@ class RunReport(Callback):
     def __init__(self, dirpath: str | None = None) -> None:
         self.dirpath = dirpath
         self.rows: list[dict[str, float]] = []
+        self.provenance: dict[str, Any] = {}
+        self.processes: list[dict[str, Any]] = []  # provenance of those that a resumed run had
         self.earlier: dict[str, Any] = {}  # what was logged before the round
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows}
+        own = {k: v for k, v in self.provenance.items() if k not in ("split", "earlier")}
+        processes = [*self.processes, own | {"rounds": len(self.rows)}]
+        return {"rows": self.rows, "processes": processes}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.rows = list(state_dict["rows"])
+        self.rows, self.processes = list(state_dict["rows"]), list(state_dict["processes"])
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.earlier = dict(trainer.callback_metrics)
@@ -75,7 +81,7 @@ class RunReport(Callback):
         folder = self.dirpath or log_dir
         self.folder = Path(folder) if folder else None
         if stage == "fit" and trainer.current_epoch == 0:  # else the same Trainer fits on
-            self.rows = []
+            self.rows, self.processes = [], []
 
     @rank_zero_only
     def on_fit_start(self, trainer: Any, pl_module: LightningModule) -> None:
@@ -88,12 +94,16 @@ class RunReport(Callback):
         for logger in trainer.loggers:
             logger.log_hyperparams({"split": split})
         define_summaries(trainer)
+        device = trainer.strategy.root_device
+        kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        facts = {"clients_per_round": federation.clients_per_round, "split": split, "device": kind}
+        self.provenance = describe(provenance(federation.seed) | facts)
+        if self.processes:
+            self.provenance["earlier"] = self.processes
         if self.folder is None:
             return
-        self.provenance = provenance(federation.seed)
-        self.provenance |= {"clients_per_round": federation.clients_per_round, "split": split}
         write_provenance(self.folder, self.provenance)
-        self.label_counts = label_counts(labels, parts)
+        self.label_counts, self.classes = label_counts(labels, parts), labels.unique().tolist()
 
     @rank_zero_only
     def on_fit_end(self, trainer: Any, pl_module: LightningModule) -> None:
@@ -106,7 +116,8 @@ class RunReport(Callback):
         majority = trainer.federation.clients_per_round / 2
         name = Path(trainer.default_root_dir).resolve().name
         # PNG only: an experiment has thousands of runs, and a report of some draws all kinds
-        save_figure(plot_label_shares(self.label_counts, name), self.folder / SPLIT, ["png"])
+        shares = plot_label_shares(self.label_counts, name, self.classes)
+        save_figure(shares, self.folder / SPLIT, ["png"])
         save_figure(plot_accuracies(self.rows, majority, name), self.folder / ACCURACY, ["png"])
         numbers = summary(self.rows, majority)
         figures = {"accuracy": self.folder / ACCURACY, "split": self.folder / SPLIT}

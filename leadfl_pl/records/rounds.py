@@ -48,6 +48,11 @@ class Run(NamedTuple):
         """More malicious clients in a round than this are a majority."""
         return float(self.provenance["clients_per_round"]) / 2
 
+    def history(self, key: str) -> list[str]:
+        """What ``run.json`` says under ``key``, of each process of a resumed run, each once."""
+        processes = [*self.provenance.get("earlier", []), self.provenance]
+        return list(dict.fromkeys(str(process[key]) for process in processes))
+
 
 def write_rows(folder: Path, rows: Sequence[Row]) -> None:
     """Writes ``rounds.csv``, whole or not at all."""
@@ -130,8 +135,10 @@ def summary(rows: Sequence[Row], majority: float) -> dict[str, float]:
         rows: one a round.
         majority: more malicious clients than this are one: half of the cohort.
     """
-    clean = [row["val/clean_accuracy"] for row in rows if "val/clean_accuracy" in row]
-    backdoor = [row["val/backdoor_accuracy"] for row in rows if "val/backdoor_accuracy" in row]
+    clean, backdoor = (
+        [row[key] for row in rows if isfinite(row.get(key, nan))]
+        for key in ("val/clean_accuracy", "val/backdoor_accuracy")
+    )
     numbers: dict[str, float] = {"main accuracy": clean[-1]} if clean else {}
     if backdoor:
         average = sum(backdoor) / len(backdoor)

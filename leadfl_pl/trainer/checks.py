@@ -46,6 +46,13 @@ def check_run(
         with errors_of(f"{type(federation.attack).__name__}.check"):
             federation.attack.check(datamodule.image_shape, datamodule.num_classes)
     check_network(client, datamodule)
+    others_train = federation.attack or federation.aggregator.root_size
+    if others_train and type(client).forward is not FederatedClient.forward:
+        raise ConfigError(
+            f"model = {type(client).__name__} must leave forward() as it is, because attackers, "
+            "and a server with a root data set, train the network without it: put what it does "
+            "into the network, model.model"
+        )
     check_monitors(trainer, federation)
     with errors_of(f"{type(federation.aggregator).__name__}.check_size"):
         federation.aggregator.check_size(ModelVector(client.model, federation.distance_space).d)

@@ -55,6 +55,14 @@ def test_it_gets_to_where_honest_clients_agree_unlike_norm_clipping() -> None:
     assert (other - honest[0]).norm() > 4.9
 
 
+def test_what_becomes_of_its_result_does_not_change_its_memory() -> None:
+    rule, updates = CenteredClipping(tau=0.5), torch.ones(3, 2)
+    rule(updates).mul_(0)
+    other = CenteredClipping(tau=0.5)
+    other(updates)
+    assert torch.equal(rule(updates), other(updates))
+
+
 def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"CenteredClipping: tau must be > 0, got tau = 0"):
         CenteredClipping(tau=0)

@@ -79,6 +79,11 @@ def test_trials_without_a_common_update_keep_the_model() -> None:
     assert not delta.any()
 
 
+@pytest.mark.parametrize(("c", "f", "dropped"), [(0.28, 25, 7), (0.56, 25, 14), (0.5, 3, 2)])
+def test_c_f_is_rounded_up_as_in_decimals(c: float, f: int, dropped: int) -> None:
+    assert DnC(f=f, c=c).dropped == dropped
+
+
 def test_settings_out_of_range_are_refused() -> None:
     for settings, message in (
         ({"f": -1}, r"f must be >= 0, got f = -1"),

@@ -58,6 +58,12 @@ def fit(rule, **settings):
     return trainer, weights(client)
 
 
+def test_a_root_update_that_diverged_is_no_silent_standstill() -> None:
+    server = ServerContext(root_update=torch.tensor([float("nan"), 1.0]))
+    with pytest.raises(FloatingPointError, match="finite update of the root data set"):
+        FLTrust()(torch.ones(3, 2), server=server)
+
+
 def test_the_root_data_set_is_drawn_from_the_seed_and_the_federation_trains_on_it() -> None:
     trainer, state = fit(FLTrust(root_size=24))
     root = trainer.fit_loop.clients.root

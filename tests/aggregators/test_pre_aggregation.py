@@ -92,6 +92,26 @@ def test_a_checkpoint_knows_the_steps_and_the_rule() -> None:
     assert described["rule"]["f"] == 3
 
 
+class Remembering(PreStep):
+    """A step of a user's with a memory of (n, d)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("last", torch.empty(0))
+
+    def forward(self, updates: torch.Tensor) -> torch.Tensor:
+        self.last = updates + (self.last if self.last.numel() else 0)
+        return self.last
+
+
+def test_a_step_may_remember() -> None:
+    rule, again = (PreAggregation([Remembering()], Median()) for _ in range(2))
+    rule(stack())
+    again.load_state_dict(rule.state_dict())
+    assert torch.equal(again(stack()), rule(stack()))
+    assert not torch.equal(again(stack()), Median()(stack()))
+
+
 class FirstHalf(PreStep):
     """A step of a user's that loses coordinates."""
 

@@ -78,7 +78,7 @@ def test_a_large_but_sane_update_is_for_the_rule_to_judge() -> None:
 def test_too_few_that_are_left_name_n_and_f_and_how_many_were_rejected() -> None:
     updates = torch.randn(7, 4)
     updates[5] = float("nan")
-    message = r"needs n >= 2f \+ 3 = 7 updates for f = 2, got n = 6, after 1 of 7 were rejected"
+    message = r"needs n >= 2f \+ 3 = 7 updates for f = 2, got n = 6, after 1 of 7 were left out"
     with (
         pytest.warns(fl.RejectedUpdate, match="row 5"),
         pytest.raises(fl.ConfigError, match=message),

@@ -105,6 +105,15 @@ def test_it_starts_in_the_middle_of_its_range_and_does_not_leave_it() -> None:
     assert not stamped.any()
 
 
+def test_it_goes_on_from_tensors_that_evaluation_has_moved() -> None:
+    attack, plain = fl.A3FL(steps=3), fl.A3FL(steps=3)
+    with torch.inference_mode():  # as when Lightning evaluates on another device
+        attack._mask, attack._values = attack._mask.clone(), attack._values.clone()
+    for one in (attack, plain):
+        one.adapt(view(network()))
+    assert torch.equal(attack.state_dict()["trigger"], plain.state_dict()["trigger"])
+
+
 def test_each_channel_gets_pixels_of_its_own() -> None:
     attack = fl.A3FL()
     attack.adapt(view(network(channels=3), torch.rand(20, 3, 8, 8, dtype=torch.float64)))

@@ -86,6 +86,31 @@ def test_unlike_a_semantic_backdoor_it_brings_images_that_the_client_does_not_ha
     assert not torch.equal(images, threes)
 
 
+class Prepared(SmallImages):
+    """Data that has to be downloaded first."""
+
+    there = False
+
+    def prepare_data(self) -> None:
+        self.there = True
+
+    def load(self):
+        assert self.there
+        return super().load()
+
+
+def test_its_data_are_prepared_as_those_of_a_trainer_are() -> None:
+    fl.EdgeCaseBackdoor(Prepared()).check((1, 8, 8), 10)
+
+
+def test_what_counts_does_not_depend_on_the_precision_before(digits: fl.Digits) -> None:
+    x, y = digits.test_set.images, digits.test_set.labels
+    attack, other = (fl.EdgeCaseBackdoor(digits, tail=0.5) for _ in range(2))
+    attack.trigger(x.bfloat16(), y)
+    known = [(a._tail(x).mean, a._tail(x).radius) for a in (attack, other)]
+    assert all(torch.equal(one, two) for one, two in zip(*known, strict=True))
+
+
 def test_the_whole_class_as_tail_counts_all_of_its_training_images(digits: fl.Digits) -> None:
     x, y = digits.train_set
     counts = fl.EdgeCaseBackdoor(digits, tail=1.0).trigger(x, y)[2]

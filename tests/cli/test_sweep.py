@@ -155,6 +155,7 @@ GRID = small_sweep(model__lr=[0.1])
         ("", "sweep.yaml must be a mapping with method and parameters, got nothing"),
         ("[1]", "sweep.yaml must be a mapping with method and parameters, got list"),
         ("a: [", "sweep.yaml must be YAML: while parsing"),
+        ("a: {{ alpha }}", "sweep.yaml must be YAML: "),
         ("a: 2020-13-01", "sweep.yaml must be YAML: month must be in 1..12"),
         (GRID | {"method": "bayes"}, "method must be grid without a server, got bayes"),
         ({"method": "grid"}, "parameters must be a mapping of keys to values, got None"),

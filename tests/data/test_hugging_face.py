@@ -115,6 +115,15 @@ def test_a_data_set_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
         HuggingFaceData(f"{tmp_path}/none").prepare_data()
 
 
+def test_what_the_library_raises_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_, **__):
+        raise RuntimeError("Dataset scripts are no longer supported")
+
+    monkeypatch.setattr("datasets.load_dataset", refuse)
+    with pytest.raises(ConfigError, match=r"data\.path = old must be .* scripts are no longer"):
+        HuggingFaceData("old").prepare_data()
+
+
 def test_two_splits_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"partition_by = user makes .* got LabelLimited"):
         HuggingFaceData("mnist", partition_by="user", split=LabelLimited(2))

@@ -125,14 +125,17 @@ def test_images_are_those_of_the_data_set_in_its_order() -> None:
         assert module.train_set.labels[i] == label
 
 
-def test_a_random_transform_is_drawn_once_and_the_same_in_every_run() -> None:
-    crop = transforms.RandomCrop(4)
+FLIPS = [transforms.RandomHorizontalFlip(p) for p in (0, 1)]
+
+
+@pytest.mark.parametrize("transform", [transforms.RandomCrop(4), transforms.RandomChoice(FLIPS)])
+def test_a_random_transform_is_drawn_once_and_the_same_in_every_run(transform) -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    first = loaded(FakeData(6, (3, 9, 9), transform=crop))
+    first = loaded(FakeData(6, (3, 9, 9), transform=transform))
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    second = loaded(FakeData(6, (3, 9, 9), transform=crop))
+    second = loaded(FakeData(6, (3, 9, 9), transform=transform))
     assert torch.equal(first.train_set.images, second.train_set.images)
 
 

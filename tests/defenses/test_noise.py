@@ -86,6 +86,18 @@ def test_the_noise_is_laplace() -> None:
     assert bool(noise.isfinite().all())
 
 
+def test_the_noise_is_drawn_in_single_precision_whatever_the_trainers() -> None:
+    like, draws = [torch.empty(100)], []
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        torch.set_default_dtype(dtype)  # as Lightning's precision does
+        try:
+            draws += laplace_noise(like, 0.3, torch.Generator().manual_seed(0))
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert torch.equal(draws[0], draws[1])
+    assert torch.equal(draws[0], draws[2])
+
+
 @pytest.mark.parametrize("kind", [FLWBC, LDP])
 @pytest.mark.parametrize(("scale", "wanted"), [(-1.0, ">= 0"), (float("inf"), "a finite number")])
 def test_a_scale_that_is_no_scale_is_refused(kind: type, scale: float, wanted: str) -> None:

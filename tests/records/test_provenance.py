@@ -53,13 +53,17 @@ def test_the_record_names_the_processor_and_its_vector_instructions(
 def test_two_states_of_a_changed_checkout_are_two_commits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = tmp_path / "__init__.py"
+    file = tmp_path / "leadfl_pl/records/__init__.py"
+    file.parent.mkdir(parents=True)
     file.write_text("")
+    (tmp_path / "results.csv").write_text("old\n")
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
     for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
         subprocess.run([*git, *words], check=True)
-    monkeypatch.setattr("leadfl_pl.records.provenance.__file__", str(tmp_path / "provenance.py"))
+    monkeypatch.setattr("leadfl_pl.records.provenance.__file__", str(file.parent / "provenance.py"))
     clean = commit()
+    (tmp_path / "results.csv").write_text("new\n")
+    assert commit() == clean  # the package is the same
     file.write_text("a = 1\n")
     one = commit()
     file.write_bytes(b"a = '\xe9'\n")  # no UTF-8

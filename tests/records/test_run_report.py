@@ -147,6 +147,22 @@ def test_a_run_goes_on_with_its_own_split_only() -> None:
     assert record("run")["split"]["settings"]["shards_per_client"] == 2
 
 
+def test_the_record_of_a_resumed_run_has_all_processes(monkeypatch) -> None:
+    commits = iter(["a", "b", "c"])
+    monkeypatch.setattr("leadfl_pl.records.provenance.commit", lambda: next(commits))
+    for rounds, ckpt_path in ((1, None), (2, "last"), (4, "last")):
+        trainer = small_trainer(
+            callbacks=[fl.RunReport("run")], rounds=rounds,
+            enable_checkpointing=True, default_root_dir="run",
+        )  # fmt: skip
+        trainer.fit(small_client(), datamodule=SmallImages(batch_size=8), ckpt_path=ckpt_path)
+    run = read_run(Path("run"))
+    assert [(p["commit"], p["rounds"]) for p in run.provenance["earlier"]] == [("a", 1), ("b", 2)]
+    assert run.history("commit") == ["a", "b", "c"]
+    assert run.provenance["device"] == "cpu"
+    assert not {"split", "earlier"} & set(run.provenance["earlier"][1])
+
+
 def test_a_checkpoint_may_be_tested_with_any_split() -> None:
     trainer = fit(fl.Shards(2), enable_checkpointing=True, default_root_dir="run")
     found = trainer.test(
@@ -175,6 +191,19 @@ def test_the_boxes_are_the_shares_in_percent_and_empty_ones_are_left_out() -> No
     assert [bar.get_width() for bar in figure.axes[1].patches] == [40, 20]
     assert figure.axes[0].get_ylim() == (1.5, -0.5)  # client 0 on top
     assert [t.get_text() for t in figure.legends[0].get_texts()] == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("classes", [3, 26])
+def test_classes_have_their_own_numbers(classes: int) -> None:
+    counts = torch.ones(2, classes, dtype=torch.int64)
+    figure = plot_label_shares(counts, classes=range(1, classes + 1))
+    figure.canvas.draw()
+    if classes <= 20:
+        assert [t.get_text() for t in figure.legends[0].get_texts()] == ["1", "2", "3"]
+    else:  # at place 0 of the colour bar
+        axis = figure.axes[2].xaxis
+        labels = dict(zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=True))
+        assert labels[0].get_text() == "1"
 
 
 def test_a_class_has_one_colour_in_all_clients() -> None:

@@ -32,6 +32,11 @@ def test_a_round_that_was_not_evaluated_keeps_its_place() -> None:
     assert summary(rows, majority=5)["backdoor lifespan"] == 2  # after the two rounds 2 and 3
 
 
+def test_a_backdoor_that_no_image_counts_for_has_no_accuracy() -> None:
+    rows = [row(t) | {"val/backdoor_accuracy": float("nan")} for t in range(3)]
+    assert not [name for name in summary(rows, majority=5) if "backdoor" in name]
+
+
 def test_without_a_burst_or_a_backdoor_there_is_no_lifespan() -> None:
     rows = [row(t) for t in range(6)]
     unmeasured = [{k: v for k, v in r.items() if not k.startswith("val")} for r in rows]

@@ -223,7 +223,8 @@ def test_rounds_without_a_single_good_update_keep_the_old_model_and_then_stop_th
     with (
         pytest.warns(UserWarning, match="round 1 keeps the old model: FedAvg needs n >= 1"),
         pytest.raises(
-            RuntimeError, match=r"no well-formed update in round 2: .* n = 0, after 7 of 7 were rej"
+            RuntimeError,
+            match=r"no well-formed update in round 2: .* n = 0, after 7 of 7 were left out",
         ),
     ):
         fit(client, rounds=5, callbacks=[report], federation={"max_failures": 2})
@@ -436,6 +437,48 @@ def test_a_parameter_without_a_gradient_is_no_obstacle(defense: fl.ClientDefense
     client = small_client(defense, momentum=0.1)
     client.model.register_parameter("unused_weight", torch.nn.Parameter(torch.ones(3)))
     fit(client, attack=fl.PatternBackdoor(), federation={"carry_momentum": True})
+
+
+class OwnMomentum(fl.FederatedClient):
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.model.parameters(), lr=self.lr, momentum=0.5)
+
+
+@pytest.mark.parametrize(("momentum", "carry"), [(0.5, True), (0.0, True), (0.5, False)])
+def test_the_momentum_that_is_carried_is_the_optimizers(momentum: float, carry: bool) -> None:
+    for kind in (fl.FederatedClient, OwnMomentum):
+        client = kind(small_client().model, momentum=momentum if kind is fl.FederatedClient else 0)
+        trainer = fit(client, rounds=1, federation={"carry_momentum": carry})
+        clients = trainer.fit_loop.clients
+        sizes = {len(m) for m in clients.momenta.values()} or {0}
+        assert sizes == {clients.momentum_size}
+        expected = (momentum and kind is fl.FederatedClient) or kind is OwnMomentum
+        assert clients.momentum_size == (clients.vector.d if carry and expected else 0)
+
+
+class Forward(fl.FederatedClient):
+    def forward(self, x):
+        return self.model((x - 0.5) / 0.3)
+
+
+def test_a_client_whose_forward_attackers_would_not_have_is_refused() -> None:
+    message = r"model = Forward must leave forward\(\) as it is, because attackers"
+    with pytest.raises(fl.ConfigError, match=message):
+        fit(Forward(small_client().model), attack=fl.PatternBackdoor())
+    with pytest.raises(fl.ConfigError, match=message):
+        fit(Forward(small_client().model), aggregator=fl.FLTrust(root_size=20))
+    fit(Forward(small_client().model), rounds=1)
+
+
+def test_the_mean_loss_of_many_steps_is_exact_in_bfloat16() -> None:
+    client = small_client()
+    client.lr = 1e-9
+    report = fl.RunReport()
+    settings = {"local_epochs": 200, "num_malicious": 0, "clients_per_round": 1}
+    fit(client, callbacks=[report], rounds=1, precision="bf16-true", federation=settings)
+    assert report.rows[0]["train/loss"] == pytest.approx(
+        2.3, rel=0.1
+    )  # of 600 steps: a sum of 1400
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed", "64-true"])

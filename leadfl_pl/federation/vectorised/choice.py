@@ -26,8 +26,8 @@ STEPS = 3  # local steps of a trial
 REPEATS = 3
 LONG = 1.0  # s
 CLIENT_METHODS = (
-    "forward", "local_step", "compute_gradient", "start_round", "start_epoch", "finish_round",
-    "optimizer_step", "optimizer_zero_grad",
+    "forward", "local_step", "compute_gradient", "gradient_at", "start_round", "start_epoch",
+    "finish_round", "optimizer_step", "optimizer_zero_grad",
 )  # fmt: skip
 
 
@@ -78,6 +78,9 @@ def check_vectorisable(clients: VectorisedClients) -> None:
     plain = all(not settings.get(k) for k in ("weight_decay", "dampening", "nesterov", "maximize"))
     if type(optimizer) is not torch.optim.SGD or len(optimizer.param_groups) > 1 or not plain:
         raise _refusal("the optimizer must be SGD with a learning rate and momentum, nothing else")
+    trained = {id(p) for p in client.model.parameters() if p.requires_grad}
+    if {id(p) for p in settings["params"]} != trained:
+        raise _refusal("the optimizer must have all trainable parameters of the network")
     _check_model(clients)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from leadfl_pl.attacks.backdoor import Backdoor
 from leadfl_pl.attacks.base import Attack, Task, carrier
 from leadfl_pl.core.values import LocalStep
 from leadfl_pl.defenses import ClientDefense
@@ -152,7 +153,9 @@ def _carriers(attacks: Sequence[Attack]) -> set[int]:
 
 
 def _fit(attack: Attack) -> bool:
-    return all(fits(carrier(attack, m), m) for m in ("tasks", "balance"))
+    owner = carrier(attack, "tasks")
+    stamps = ["stamp"] if isinstance(owner, Backdoor) else []
+    return fits(owner, "tasks", *stamps) and fits(carrier(attack, "balance"), "balance")
 
 
 def attack_groups(attacks: Sequence[Attack], first: int, alone: Alone) -> list[AttackGroup]:

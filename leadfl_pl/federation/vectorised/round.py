@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from leadfl_pl.attacks import Attack
 from leadfl_pl.attacks.base import overrides
+from leadfl_pl.core.rng import seed_all
 from leadfl_pl.core.values import LocalStep
 from leadfl_pl.data import ImageSet
 from leadfl_pl.data.base import as_float
@@ -32,7 +35,7 @@ class Member(NamedTuple):
     attack: Attack | None  # of a malicious client
     order: torch.Generator  # of its examples in an epoch (CPU)
     noise: torch.Generator  # of its defense
-    seed: int  # of torch's global generator while code runs that was written for one client
+    seed: int  # of the global generators while code runs that was written for one client
 
 
 class Settings(NamedTuple):
@@ -94,8 +97,9 @@ class VectorisedRound:
                 parts = carried.split([p[0].numel() for p in params])
                 for stack, part in zip(self.momenta, parts, strict=True):
                     stack[row] = part.view_as(stack[row])
-        self.loss_sum = torch.zeros(len(members), device=params[0].device)
-        self._rng: list[list[Tensor] | None] = [None] * len(members)
+        wide = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        self.loss_sum = torch.zeros(len(members), dtype=wide, device=params[0].device)
+        self._rng: list[tuple[Any, ...] | None] = [None] * len(members)
         honest = sum(m.attack is None for m in members)
         attacks = [m.attack for m in members if m.attack is not None]
         self._groups: list[AttackGroup | None] = [None] * honest  # by row
@@ -238,14 +242,18 @@ class VectorisedRound:
 
     @contextmanager
     def alone(self, row: int) -> Iterator[None]:
-        """torch's global generator is that of this row's client, as in sequential execution."""
+        """The global generators are those of this row's client, as in sequential execution."""
         device = self.stack.params[0].device
-        modules = [torch, *([] if device.type == "cpu" else [torch.get_device_module(device)])]
-        states = self._rng[row]
-        if states is None:
-            torch.manual_seed(self.members[row].seed)
+        module = torch if device.type == "cpu" else torch.get_device_module(device)
+        if (states := self._rng[row]) is None:
+            seed_all(self.members[row].seed)
         else:
-            for module, state in zip(modules, states, strict=True):
-                module.set_rng_state(state)
+            on_cpu, on_device, of_numpy, of_python = states
+            torch.set_rng_state(on_cpu)
+            module.set_rng_state(on_device)
+            np.random.set_state(of_numpy)
+            random.setstate(of_python)
         yield
-        self._rng[row] = [module.get_rng_state() for module in modules]
+        self._rng[row] = (
+            torch.get_rng_state(), module.get_rng_state(), np.random.get_state(), random.getstate()
+        )  # fmt: skip

@@ -66,11 +66,12 @@ class VectorisedClients(Clients):
         members = self._members(cohort, positions, last_update)
         precision = self.client.trainer.precision_plugin
         try:
-            with isolated_rng(), precision.train_step_context():
-                momenta = [self.momenta.get(m.client_id) for m in members]
-                trained = VectorisedRound(self.client.model, members, momenta, self._settings())
-                trained.train()
-            return self._updates(trained, start.theta)
+            with isolated_rng():
+                with precision.train_step_context():
+                    momenta = [self.momenta.get(m.client_id) for m in members]
+                    trained = VectorisedRound(self.client.model, members, momenta, self._settings())
+                    trained.train()
+                return self._updates(trained, start.theta)
         finally:
             self.vector.restore(start)
 
@@ -124,7 +125,8 @@ class VectorisedClients(Clients):
                 member = trained.members[row]
                 trained.stack.write_row(row)
                 delta = self.vector.read() - theta
-                sent = member.defense.finish(delta, member.noise)
+                with trained.alone(row):
+                    sent = member.defense.finish(delta, member.noise)
                 check_update(member.defense, delta, sent)
                 loss = trained.loss_sum[row] / block.limit
                 penalty = torch.zeros_like(loss)

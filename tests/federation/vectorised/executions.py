@@ -32,19 +32,6 @@ class Net(nn.Sequential):
         self[0].bias.requires_grad_(False)
 
 
-class Tied(nn.Module):
-    """One matrix used twice, and a parameter that is not used."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Linear(64, 64), nn.Linear(64, 64)
-        self.second.weight = self.first.weight
-        self.spare = nn.Parameter(torch.ones(3))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.second(self.first(x.flatten(1)).relu())[:, :10]
-
-
 class GroupNormNet(fl.FashionMNISTNet):
     def __init__(self) -> None:
         super().__init__(norm="group")

@@ -89,6 +89,16 @@ class Decay(fl.FederatedClient):
         return torch.optim.SGD(self.model.parameters(), lr=self.lr, weight_decay=0.1)
 
 
+class HeadOnly(fl.FederatedClient):
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.model[-1].parameters(), lr=self.lr)
+
+
+class OwnGradientElsewhere(fl.FederatedClient):
+    def gradient_at(self, batch, backward, params):
+        return super().gradient_at(batch, backward, params)
+
+
 class OwnBackward(fl.FederatedClient):
     def manual_backward(self, loss, *args, **kwargs):
         super().manual_backward(2 * loss)
@@ -106,6 +116,8 @@ class Hook(Callback):
         (OwnBackward, [], r"OwnBackward overrides manual_backward\(\)"),
         (Adam, [], "the optimizer must be SGD"),
         (Decay, [], "the optimizer must be SGD"),
+        (HeadOnly, [], "the optimizer must have all trainable parameters"),
+        (OwnGradientElsewhere, [], r"OwnGradientElsewhere overrides gradient_at\(\)"),
         (fl.FederatedClient, [Hook()], r"Hook overrides on_after_backward\(\)"),
     ],
 )

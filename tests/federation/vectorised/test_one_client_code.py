@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from executions import PATTERN, Net, assert_equal, client, train
@@ -16,7 +19,7 @@ from leadfl_pl.federation.vectorised.training import VectorisedFailed
 
 
 class Shrinking(fl.ClientDefense):
-    """A user's defense: random weight decay from the client's generator and torch's own."""
+    """A user's defense: random weight decay from the client's generator and global ones."""
 
     def start(self, names, params) -> list[int]:
         assert params[0].shape == (4, 1, 3, 3)
@@ -25,13 +28,14 @@ class Shrinking(fl.ClientDefense):
     def after_step(self, step: fl.LocalStep, state: list[int]) -> list[int]:
         assert state == list(range(step.step))
         noise = torch.rand(1, generator=step.generator) + torch.rand(1)
+        noise += np.random.rand() + random.random()
         for p in step.params:
             p.mul_(1 - 0.1 * noise)
         step.optimizer_step()
         return [*state, step.step]
 
     def finish(self, delta, generator) -> torch.Tensor:
-        return delta + torch.rand(1, generator=generator)
+        return delta + torch.rand(1, generator=generator) + torch.rand(1)
 
     def regulariser(self, state: list[int]) -> torch.Tensor | None:
         return torch.tensor(float(len(state)))
@@ -50,6 +54,18 @@ class Noisy(fl.PatternBackdoor):
 
     def project(self, gradients):
         return [g.clamp(-0.1, 0.1) for g in gradients]
+
+
+class Elsewhere(fl.PatternBackdoor):
+    """A user's trigger: at a random place."""
+
+    def stamp(self, x):
+        self.position = (int(torch.randint(20, ())), 3)
+        return super().stamp(x)
+
+
+def test_a_stamp_written_for_one_client_works_unchanged() -> None:
+    assert_equal(attack=Elsewhere())
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.5])

@@ -17,14 +17,13 @@ from executions import (
     PATTERN,
     GroupNormNet,
     Net,
-    Tied,
     assert_equal,
     distance,
     train,
 )
 from test_contract_attacks import ATTACKS
 from test_contract_defenses import DEFENSES
-from tiny import TinyImages
+from tiny import Tied, TinyImages
 
 import leadfl_pl as fl
 from leadfl_pl.federation.clients import Clients
