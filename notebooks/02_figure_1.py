@@ -68,7 +68,7 @@ display(Image("runs/figure1/comparison.png", width=900))
 # %% [markdown]
 # In the shaded rounds the malicious clients are the majority. Undefended, the second burst meets a
 # backdoor that the first one left. LeadFL forgets it faster, and pays with clean accuracy.
-# `Contraction` has forgotten it after two rounds.
+# `Contraction` brings it below 50 % in three rounds after the first burst, in one after the second.
 #
 # One seed says little about two curves that lie close. The repository has settings over several
 # seeds as well, in tables with intervals:
@@ -106,10 +106,10 @@ _ = Path("figure1.yaml").write_text(
 )
 
 # %% [markdown]
-# `run` trains every combination, as many at a time as there are cores, and does not run again what
-# it finds finished: call it twice and the second call returns at once. `report` makes the table,
-# the figures, and a page `report.html` out of them. In a terminal these are `leadfl-pl experiment
-# run figure1.yaml` and `leadfl-pl experiment report figure1.yaml`.
+# `run` trains every combination, as many at a time as there are cores (one on a GPU), and does not
+# run again what it finds finished: call it twice and the second call returns at once. `report` makes
+# the table, the figures, and a page `report.html` out of them. In a terminal these are
+# `leadfl-pl experiment run figure1.yaml` and `leadfl-pl experiment report figure1.yaml`.
 
 # %%
 _ = experiment(["run", "figure1.yaml", "--jobs", "2"])
