@@ -107,8 +107,8 @@ _ = Path("figure1.yaml").write_text(
 
 # %% [markdown]
 # `run` trains every combination, as many at a time as there are cores (one on a GPU), and does not
-# run again what it finds finished: call it twice and the second call returns at once. `report` makes
-# the table, the figures, and a page `report.html` out of them. In a terminal these are
+# run again what it finds finished: call it twice and the second call returns at once. `report`
+# makes the table, the figures, and a page `report.html` out of them. In a terminal these are
 # `leadfl-pl experiment run figure1.yaml` and `leadfl-pl experiment report figure1.yaml`.
 
 # %%

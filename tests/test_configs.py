@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 import yaml
 from conftest import ROOT
 
+import leadfl_pl as fl
+from leadfl_pl.aggregators.pre_aggregation import PreStep
 from leadfl_pl.cli.main import main
 
 CONFIGS = ROOT / "configs"
@@ -62,6 +65,18 @@ def names_another(value: object) -> bool:
     if isinstance(value, list):
         return any(isinstance(item, dict) for item in value)
     return isinstance(value, str) and "." in value
+
+
+@pytest.mark.parametrize("text", ["configs", "docs/catalogue.md"])
+def test_every_method_has_a_config_and_a_place_in_the_catalogue(text: str) -> None:
+    files = [p for p in [ROOT / text, *(ROOT / text).rglob("*.yaml")] if p.is_file()]
+    named = set(re.findall(r"\w+", " ".join(p.read_text() for p in files)))
+    kinds = (fl.Aggregator, PreStep, fl.Attack, fl.ClientDefense, fl.Schedule, fl.Split)
+    bases = {kind.__name__ for kind in kinds} | {"AttackWrapper", "Natural"}  # the last: with data
+    classes = {n for n in fl.__all__ if isinstance(getattr(fl, n), type)}
+    methods = {n for n in classes if issubclass(getattr(fl, n), kinds)} - bases
+    assert methods - named == set()
+    assert len(methods) > 50
 
 
 @pytest.mark.parametrize("config", EXPERIMENTS)

@@ -68,7 +68,7 @@ every_attack = pytest.mark.parametrize("name", list(ATTACKS))
 on_updates = pytest.mark.parametrize("name", [k for k, line in ATTACKS.items() if line.corrupts])
 
 
-def test_every_attack_of_the_package_has_a_line_and_a_config() -> None:
+def test_every_attack_of_the_package_has_a_line() -> None:
     names, kinds = set(), [fl.Attack]
     while kinds:
         kind = kinds.pop()
@@ -86,7 +86,7 @@ def corrupt(name: str, updates, malicious, seed: int = 0) -> torch.Tensor:
 
 
 @every_attack
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(
     n=st.integers(1, 12),
     share=st.floats(0, 1),
@@ -150,7 +150,7 @@ def test_the_generator_decides_exactly_where_something_is_drawn(name: str) -> No
 
 
 @pytest.mark.parametrize("name", [k for k, line in ATTACKS.items() if not line.draws])
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(n=st.integers(2, 10), num_malicious=st.integers(1, 5), seed=st.integers(0, 1000))
 def test_the_order_of_clients_does_not_matter(name, n, num_malicious, seed) -> None:
     updates, malicious, _ = a_round(n, min(n, num_malicious), seed=seed)

@@ -18,7 +18,7 @@ from leadfl_pl.core.values import AttackerView
 from leadfl_pl.federation.malicious_client import MaliciousClient
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(st.integers(0, 10_000), st.floats(0.01, 10))
 def test_the_projection_is_the_nearest_point_of_the_ball(seed: int, radius: float) -> None:
     torch.manual_seed(seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -129,7 +130,6 @@ def test_what_is_printed_without_a_terminal(capfd: pytest.CaptureFixture) -> Non
 
 
 def test_wandb_offline_through_the_config() -> None:
-    pytest.importorskip("wandb")
     logger = ["--trainer.logger=lightning.pytorch.loggers.WandbLogger",
               "--trainer.logger.offline=true", "--trainer.logger.save_dir=run",
               "--trainer.logger.project=leadfl"]  # fmt: skip
@@ -142,7 +142,6 @@ def test_wandb_offline_through_the_config() -> None:
 
 
 def test_tensorboard_through_the_config() -> None:
-    pytest.importorskip("tensorboard")
     logger = ["--trainer.logger=lightning.pytorch.loggers.TensorBoardLogger",
               "--trainer.logger.save_dir=run"]  # fmt: skip
     assert main([*QUICKSTART, *TINY, *logger]) == 0
@@ -183,10 +182,13 @@ def test_last_goes_on_with_the_run_and_reports_all_of_it() -> None:
     assert rows("other/logs/version_0") == three
 
 
-def test_validate_measures_a_checkpoint() -> None:
+def test_validate_measures_a_checkpoint(capsys: pytest.CaptureFixture) -> None:
     assert main([*QUICKSTART, *TINY]) == 0
+    capsys.readouterr()
     flags = ["validate", *QUICKSTART[1:], *TINY, "--ckpt_path=run/checkpoints/version_0/last.ckpt"]
     assert main(flags) == 0
+    printed = re.search(r"val/clean_accuracy\W+([\d.]+)", capsys.readouterr().out)
+    assert float(printed[1]) == pytest.approx(float(rows()[-1]["val/clean_accuracy"]))
 
 
 def test_help_names_every_subcommand(capsys: pytest.CaptureFixture) -> None:

@@ -22,7 +22,8 @@ COMMAND = ["python", "${program}", "fit", *FLAGS, "--trainer.max_epochs=1", "${a
 
 def wandb_command(sweep: dict, point: dict) -> list[str]:
     """The command line that wandb's own code makes of a point."""
-    utils = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
+    from wandb.sdk.launch.sweeps import utils
+
     run = {"args": {k: {"value": v} for k, v in point.items()}, "program": sweep["program"]}
     macros = utils.create_sweep_command_args(run)
     command = utils.create_sweep_command(sweep["command"])

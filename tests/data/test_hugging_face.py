@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -14,7 +15,6 @@ from leadfl_pl import ConfigError, Digits, HuggingFaceData, LabelLimited
 from leadfl_pl.cli.main import main
 from leadfl_pl.records.rounds import read_run
 
-datasets = pytest.importorskip("datasets", reason="the extra huggingface is not installed")
 WRITERS = [f"writer {i % 30}" for i in range(1797)]
 
 

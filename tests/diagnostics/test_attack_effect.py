@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from tiny import SmallImages, small_client, small_trainer, weights
 from torch import nn
@@ -356,9 +356,3 @@ def test_an_evaluation_that_moves_buffers_is_refused_and_one_without_buffers_is_
     client = linear()
     client.evaluation_mode = "train"
     fit(fl.AttackEffect(), client=client, rounds=1)
-
-
-def test_another_trainer_is_refused() -> None:
-    trainer = Trainer(max_epochs=1, callbacks=[fl.AttackEffect()], accelerator="cpu", logger=False)
-    with pytest.raises(fl.ConfigError, match="AttackEffect needs a FederatedTrainer, got Train"):
-        trainer.fit(small_client(), datamodule=SmallImages())

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint
 from tiny import SmallImages, small_client, small_trainer, weights
 from torch import nn
@@ -171,14 +171,6 @@ def test_a_defense_that_asks_for_other_gradients_is_refused_before_the_first_rou
     with pytest.raises(fl.ConfigError, match=r"must ask for no gradient_at other .*, got SAM$"):
         run(*both(), seen, defense=fl.SAM())
     assert not trained
-
-
-def test_a_plain_trainer_is_refused() -> None:
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    estimate = fl.AttackEffectEstimate()
-    trainer = Trainer(callbacks=[estimate], accelerator="cpu", max_epochs=1, **quiet)
-    with pytest.raises(fl.ConfigError, match="AttackEffectEstimate needs a FederatedTrainer"):
-        trainer.fit(small_client(), datamodule=SmallImages(batch_size=8))
 
 
 def test_a_rule_that_keeps_the_model_has_no_residual() -> None:

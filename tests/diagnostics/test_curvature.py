@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from scipy.stats import spearmanr
 from test_linearised import cross_entropy
 from tiny import SmallImages, small_client, small_trainer, weights
@@ -147,10 +146,3 @@ def test_a_client_that_overrides_its_step_is_refused() -> None:
 
     with pytest.raises(fl.ConfigError, match=r"leaves compute_gradient\(\) as it is.*model = Mine"):
         run(fl.Curvature(), client=Mine(small_client().model))
-
-
-def test_a_plain_trainer_is_refused() -> None:
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = Trainer(callbacks=[fl.Curvature()], accelerator="cpu", max_epochs=1, **quiet)
-    with pytest.raises(fl.ConfigError, match="Curvature needs a FederatedTrainer, got Trainer"):
-        trainer.fit(small_client(), datamodule=SmallImages(batch_size=8))

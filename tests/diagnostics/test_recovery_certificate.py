@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from test_contraction import BACKDOOR, BURST
-from tiny import SmallImages, small_client, small_trainer
+from tiny import small_trainer
 from torch import nn
 
 import leadfl_pl as fl
@@ -290,14 +290,6 @@ def test_beta_is_the_largest_curvature_there_can_be(bias: bool) -> None:
     largest = torch.linalg.eigvalsh(torch.func.hessian(loss)(params))[-1]
     beta = smoothness(nn.Flatten(), last, fl.ImageSet(image, torch.tensor([0])))
     assert float(largest) == pytest.approx(beta)
-
-
-def test_another_trainer_is_refused() -> None:
-    trainer = Trainer(
-        max_epochs=1, callbacks=[fl.RecoveryCertificate()], accelerator="cpu", logger=False
-    )
-    with pytest.raises(fl.ConfigError, match="RecoveryCertificate needs a FederatedTrainer, got"):
-        trainer.fit(small_client(), datamodule=SmallImages())
 
 
 @pytest.mark.parametrize("lost", [False, True])

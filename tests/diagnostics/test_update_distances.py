@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny import SmallImages, small_client, small_trainer, weights
 from torch import Tensor
@@ -119,11 +118,3 @@ def test_a_used_callback_leaves_nothing_for_another_run() -> None:
     fit(again, enable_checkpointing=True)
     rows = fit(distances, ckpt_path="plain/step=1.ckpt")[1]
     assert [bool(logged(row)) for row in rows] == [False, True, True]
-
-
-def test_another_trainer_is_refused() -> None:
-    trainer = Trainer(
-        max_epochs=1, callbacks=[fl.UpdateDistances()], accelerator="cpu", logger=False
-    )
-    with pytest.raises(fl.ConfigError, match="UpdateDistances needs a FederatedTrainer, got Trai"):
-        trainer.fit(small_client(), datamodule=SmallImages())

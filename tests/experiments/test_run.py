@@ -186,9 +186,17 @@ def test_a_signal_that_comes_before_the_runs_have_begun_stops_them(number, tmp_p
         time.sleep(60)
         return 0
 
+    def nothing(number, frame) -> None:
+        """The handler before the experiment's."""
+
+    def interrupt() -> None:
+        while signal.getsignal(number) is nothing:  # until the experiment listens
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
     get_reusable_executor().shutdown(kill_workers=True)  # else there are workers that begin at once
-    with handlers(lambda number, frame: None):  # should it come too early, it ends the test only
-        threading.Timer(0.3, os.kill, (os.getpid(), number)).start()
+    with handlers(nothing):
+        threading.Thread(target=interrupt).start()
         ended = run_jobs([job(tmp_path, name) for name in "0123"], fit, 2)
     assert [record["status"] for record in ended] == ["stopped"] * len(ended)
     assert len(ended) <= 2
@@ -266,7 +274,6 @@ def test_what_no_run_can_be_is_one_sentence(capsys) -> None:
 
 
 def test_jobs_of_a_queue_leave_the_same_records(capfd) -> None:
-    pytest.importorskip("submitit")
     experiment(1, NONE, DIVERGES)
     assert main(["run", "small.yaml", "--slurm", "cluster=local", "timeout_min=5"]) == 1
     assert capfd.readouterr().err.count("failed: too fast, seed") == 2

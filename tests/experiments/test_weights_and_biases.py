@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 from conftest import ROOT
+from wandb.proto import wandb_internal_pb2 as messages
 
 from leadfl_pl.cli.experiment import main
 
-messages = pytest.importorskip("wandb.proto.wandb_internal_pb2")
 HEADER, BLOCK = 7, 32768  # of a log file of LevelDB, in which wandb keeps its records
 FULL, LAST = 1, 4
 

@@ -57,6 +57,19 @@ def test_the_result_counts_who_was_sampled_selected_rejected_and_failed() -> Non
     }  # fmt: skip
 
 
+def test_the_loss_is_the_mean_of_all_and_the_regulariser_that_of_honest_clients() -> None:
+    vector = ModelVector(NetWithBatchNorm())
+    sent = [
+        update._replace(loss=torch.tensor(loss), regulariser=torch.tensor(penalty))
+        for update, loss, penalty in zip(
+            updates(vector, 1.0, 1.0, 1.0), (1.0, 2.0, 6.0), (1.0, 9.0, 3.0), strict=True
+        )  # the second one is malicious
+    ]
+    metrics = server().step(sent, COHORT, vector).metrics()
+    assert float(metrics["train/loss"]) == 3
+    assert float(metrics["train/regulariser"]) == 2
+
+
 def test_attackers_that_the_rule_selected_are_counted() -> None:
     vector = ModelVector(NetWithBatchNorm())
     result = server().step(updates(vector, 1.0, 1.0, 1.0), COHORT, vector)

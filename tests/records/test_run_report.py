@@ -100,7 +100,6 @@ def test_the_numbers_tell_splits_apart_and_do_not_change_between_runs() -> None:
 
 
 def test_every_logger_gets_the_split() -> None:
-    pytest.importorskip("tensorboard")
     fit(fl.Shards(2), logger=[CSVLogger("run", name="a"), TensorBoardLogger("run", name="b")])
     for name in "ab":
         saved = yaml.safe_load(Path(f"run/{name}/version_0/hparams.yaml").read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,12 @@ def test_auto_takes_the_faster_one_for_the_whole_rank(monkeypatch) -> None:
     for one, together, expected in ((1.0, 6.9, "vectorised"), (1.0, 7.1, "sequential")):
         times = iter([one, together])
         assert fit("auto").fit_loop.clients.execution == expected
+
+
+def test_auto_measures_what_it_says() -> None:
+    assert fit("auto").fit_loop.clients.execution in ("sequential", "vectorised")
+    slow, fast = (choice._seconds(lambda s=s: time.sleep(s)) for s in (0.02, 0.0))
+    assert 0 <= fast < 0.02 <= slow
 
 
 def test_auto_is_sequential_where_vectorised_is_refused() -> None:
