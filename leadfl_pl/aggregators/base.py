@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from leadfl_pl.aggregators.validation import reject
 from leadfl_pl.core.describe import remembers_only_in
 from leadfl_pl.core.errors import ConfigError, require_signatures, summarise
+from leadfl_pl.core.growing_buffers import GrowingBuffers
 from leadfl_pl.core.rng import isolated_rng
 from leadfl_pl.core.values import ServerContext
 
@@ -22,19 +22,6 @@ class Aggregated(NamedTuple):
 
     delta: Tensor  #: (d,)
     selected: Tensor  #: (m,) int64, the rows that it used, each once
-
-
-class GrowingBuffers(nn.Module):
-    """A module whose buffers take the shape of what a checkpoint holds."""
-
-    def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        for name, buffer in self.named_buffers(recurse=False):
-            saved = state_dict.get(prefix + name)
-            if saved is not None and saved.shape != buffer.shape:
-                setattr(self, name, torch.empty_like(saved, device=buffer.device))
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 class Aggregator(GrowingBuffers):

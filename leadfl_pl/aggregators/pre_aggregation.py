@@ -7,8 +7,9 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from leadfl_pl.aggregators.base import Aggregated, Aggregator, GrowingBuffers, check_aggregated
+from leadfl_pl.aggregators.base import Aggregated, Aggregator, check_aggregated
 from leadfl_pl.core.errors import ConfigError, summarise
+from leadfl_pl.core.growing_buffers import GrowingBuffers
 from leadfl_pl.core.values import ServerContext
 
 

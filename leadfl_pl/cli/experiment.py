@@ -19,10 +19,9 @@ from leadfl_pl.cli import experiment_report
 from leadfl_pl.cli.federated import run as fit
 from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.experiments.jobs import FAILED, STOPPED, Job, plan, unfinished
-from leadfl_pl.experiments.results import check_axes
 from leadfl_pl.experiments.run import run_jobs
 from leadfl_pl.experiments.slurm import submit_jobs
-from leadfl_pl.experiments.spec import read_experiment
+from leadfl_pl.experiments.spec import check_axes, read_experiment
 from leadfl_pl.trainer.devices import usable_cores
 
 USAGE = """usage: leadfl-pl experiment {run,report} FILE ...

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -110,7 +109,7 @@ def add_noise_(params: list[Tensor], noise: list[Tensor], lr: float) -> None:
     torch._foreach_add_(params, noise)
 
 
-class LaplaceDefense(ClientDefense, ABC):
+class LaplaceDefense(ClientDefense):
     """The settings that FL-WBC and LDP share; their own docstrings say what they mean."""
 
     def __init__(
@@ -126,6 +125,3 @@ class LaplaceDefense(ClientDefense, ABC):
         self.scale = scale
         self.formulation = formulation
         self.parameters: ParameterChoice = "weights" if formulation == "released" else parameters
-
-    @abstractmethod
-    def after_step(self, step: LocalStep, state: Any) -> Any: ...

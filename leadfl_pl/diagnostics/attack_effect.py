@@ -154,10 +154,9 @@ class AttackEffect(FederatedCallback):
             for theta in (vector.read(), self._twin.model.theta)
         )
         before, self.delta = self.delta, attacked - clean
-        named = model.named_parameters(remove_duplicate=False)
         sizes = [
             (name.rpartition(".")[0] or type(model).__name__, p.numel())
-            for name, p in named
+            for name, p in model.named_parameters()
             if p.requires_grad
         ]
         norms = layer_norms(self.delta, sizes)
@@ -184,6 +183,21 @@ class AttackEffect(FederatedCallback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._resumed = state_dict
+
+
+def effect_before(callback: FederatedCallback, trainer: Any) -> AttackEffect:
+    """The :class:`AttackEffect` that measures before ``callback`` does.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    for other in trainer.callbacks[: trainer.callbacks.index(callback)]:
+        if isinstance(other, AttackEffect):
+            return other
+    raise ConfigError(
+        f"{type(callback).__name__} needs an AttackEffect before it among trainer.callbacks, got "
+        f"{', '.join(type(other).__name__ for other in trainer.callbacks)}"
+    )
 
 
 def _name(kind: str, layer: str) -> str:

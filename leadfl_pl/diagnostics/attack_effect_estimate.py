@@ -10,7 +10,7 @@ from torch import Tensor
 
 from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.core.vector import Snapshot
-from leadfl_pl.diagnostics.attack_effect import AttackEffect
+from leadfl_pl.diagnostics.attack_effect import AttackEffect, effect_before
 from leadfl_pl.diagnostics.linearised import (
     Product,
     Propagation,
@@ -69,6 +69,8 @@ class AttackEffectEstimate(FederatedCallback):
             that asks for gradients elsewhere, as ``SAM`` does.
     """
 
+    effect: AttackEffect
+
     def __init__(self) -> None:
         self.start: Snapshot | None = None  # of the global model, before the round
         self.before: Tensor | None = None  # (d,) the measured effect, before the round
@@ -79,25 +81,13 @@ class AttackEffectEstimate(FederatedCallback):
         if stage != "fit":
             return
         name = type(self).__name__
-        self.measured(trainer)
-        if trainer.world_size > 1:
-            raise ConfigError(f"{name} needs one process, got {trainer.world_size}: devices = 1")
+        self.effect = effect_before(self, trainer)
         for key, needed in (("carry_momentum", False), ("distance_space", "params")):
             if (value := getattr(trainer.federation, key)) != needed:
                 raise ConfigError(
                     f"{name} needs trainer.federation.{key} = {needed}, got {key} = {value}"
                 )
-        require_replayable(name, pl_module)
-
-    def measured(self, trainer: Any) -> AttackEffect:
-        """The callback that measures."""
-        for callback in trainer.callbacks[: trainer.callbacks.index(self)]:
-            if isinstance(callback, AttackEffect):
-                return callback
-        raise ConfigError(
-            f"{type(self).__name__} needs an AttackEffect before it among trainer.callbacks, "
-            f"got {', '.join(type(c).__name__ for c in trainer.callbacks)}"
-        )
+        require_replayable(name, trainer, pl_module)
 
     def on_train_start(self, trainer: Any, pl_module: LightningModule) -> None:
         client = trainer.fit_loop.clients.client
@@ -107,12 +97,12 @@ class AttackEffectEstimate(FederatedCallback):
     def on_train_epoch_start(self, trainer: Any, pl_module: LightningModule) -> None:
         if trainer.current_epoch < trainer.fit_loop.rounds_done:
             return  # goes on from a checkpoint of the round's evaluation
-        delta = self.measured(trainer).delta
+        delta = self.effect.delta
         self.before = None if delta is None else delta.clone()
         self.start = trainer.fit_loop.clients.vector.snapshot()
 
     def on_train_epoch_end(self, trainer: Any, pl_module: LightningModule) -> None:
-        t, delta = trainer.current_epoch, self.measured(trainer).delta
+        t, delta = trainer.current_epoch, self.effect.delta
         if any(trainer.federation.cohort(t).malicious):
             self.carried = {}
         elif self.before is not None and delta is not None and self.before.any() and delta.any():

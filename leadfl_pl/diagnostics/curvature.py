@@ -167,11 +167,8 @@ class Curvature(FederatedCallback):
 
     def setup(self, trainer: Any, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        if stage != "fit":
-            return
-        if trainer.world_size > 1:
-            raise ConfigError(f"Curvature needs one process, got {trainer.world_size}: devices = 1")
-        require_replayable("Curvature", pl_module)
+        if stage == "fit":
+            require_replayable("Curvature", trainer, pl_module)
 
     def on_train_start(self, trainer: Any, pl_module: LightningModule) -> None:
         clients = trainer.fit_loop.clients

@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.core.vector import ModelVector
-from leadfl_pl.diagnostics.attack_effect import AttackEffect
+from leadfl_pl.diagnostics.attack_effect import AttackEffect, effect_before
 from leadfl_pl.diagnostics.theorem import check_theorem
 from leadfl_pl.trainer.callback import FederatedCallback
 
@@ -124,14 +123,7 @@ class RecoveryCertificate(FederatedCallback):
         self.num_features = last.in_features
         if trainer.fit_loop.rounds_done == 0:  # a fit before this one had another bound
             self.bound = None
-        before = trainer.callbacks[: trainer.callbacks.index(self)]
-        effects = [callback for callback in before if isinstance(callback, AttackEffect)]
-        if not effects:
-            raise ConfigError(
-                "RecoveryCertificate needs an AttackEffect before it among trainer.callbacks, got "
-                f"{', '.join(type(callback).__name__ for callback in before)}"
-            )
-        self.effect = effects[0]
+        self.effect = effect_before(self, trainer)
 
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:

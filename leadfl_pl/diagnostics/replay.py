@@ -110,8 +110,10 @@ def replay(clients: Clients, t: int, client_id: int, observer: Observer) -> Clie
     return client_update(client, clients.vector, clients.task(t, client_id))
 
 
-def require_replayable(owner: str, client: object) -> None:
-    """Raises :class:`ConfigError` unless :class:`ReplayedClient` trains as ``client`` does."""
+def require_replayable(owner: str, trainer: Any, client: object) -> None:
+    """Raises :class:`ConfigError` unless one process has all clients and replays what they do."""
+    if trainer.world_size > 1:
+        raise ConfigError(f"{owner} needs one process, got {trainer.world_size}: devices = 1")
     for name in REPLAYED:
         if getattr(type(client), name, None) is not getattr(FederatedClient, name):
             raise ConfigError(

@@ -13,7 +13,8 @@ from scipy.stats import bootstrap, trim_mean
 
 from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.experiments.jobs import FAILED, FINISHED
-from leadfl_pl.experiments.results import DIVERGED, NUMBERS, Results
+from leadfl_pl.experiments.results import DIVERGED, Results
+from leadfl_pl.experiments.spec import NUMBERS
 
 
 class Estimate(NamedTuple):

@@ -11,7 +11,8 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from leadfl_pl.experiments.jobs import FINISHED
-from leadfl_pl.experiments.results import NUMBERS, Results
+from leadfl_pl.experiments.results import Results
+from leadfl_pl.experiments.spec import NUMBERS
 from leadfl_pl.experiments.tables import NOTHING, SHOWN, heading, shown_numbers
 
 PROLOG = re.compile(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>", re.DOTALL)

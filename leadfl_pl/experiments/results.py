@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from math import nan
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ import pandas as pd
 
 from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.experiments.jobs import FAILED, FINISHED, RECORD, read_record
-from leadfl_pl.experiments.spec import Experiment
+from leadfl_pl.experiments.spec import COSTS, Experiment, check_axes
 from leadfl_pl.federation.server import NO_UPDATE
 from leadfl_pl.records.provenance import without_places
 from leadfl_pl.records.rounds import read_run, summary
@@ -21,20 +21,6 @@ from leadfl_pl.records.rounds import read_run, summary
 KEYS = ("experiment", "labels", "settings", "seed", "hash", "status", "command", "commit")
 DIVERGED, MISSING = "diverged", "missing"  # beside the states that a run's record has
 DIVERGENCE = ("FloatingPointError", NO_UPDATE)  # what such an error says
-COSTS = {"seconds a round": "seconds_per_round", "peak memory": "peak_memory_mb"}
-NUMBERS = (
-    "main accuracy",
-    "backdoor average",
-    "backdoor final",
-    "backdoor lifespan",
-    "recovery half-life",
-    "attackers selected",
-    *COSTS,
-)
-COLUMNS = {  # of the tables, beside the axes
-    *NUMBERS, "seed", "seeds", "status", "states", "finished", "error", "hash", "commit",
-    "command", "round", "burst", "bursts", "backdoor accuracy",
-}  # fmt: skip
 ACCURACIES = {"main accuracy": "val/clean_accuracy", "backdoor accuracy": "val/backdoor_accuracy"}
 Record = dict[str, Any]  # what ``cell.json`` says
 
@@ -104,13 +90,6 @@ def read_results(
     table = table.astype({name: float for name in COSTS if name in table})
     name = records[0]["experiment"]
     return Results(name, list(labels), table, pd.DataFrame(rounds), folders, notes)
-
-
-def check_axes(path: Path, axes: Iterable[str]) -> None:
-    """Raises :class:`ConfigError` for an axis that is called like another column of a table."""
-    for axis in axes:
-        if axis in COLUMNS:
-            raise ConfigError(f"{path}: axes must not be called like columns of tables, got {axis}")
 
 
 def _checked(folder: Path, record: Record) -> Record:

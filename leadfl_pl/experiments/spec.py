@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,20 @@ from leadfl_pl.core.yaml_files import read_mapping
 
 Settings = dict[str, Any]  # values by the keys of the command line
 KEYS = ("base", "set", "axes", "seeds", "published", "figures")
+COSTS = {"seconds a round": "seconds_per_round", "peak memory": "peak_memory_mb"}
+NUMBERS = (
+    "main accuracy",
+    "backdoor average",
+    "backdoor final",
+    "backdoor lifespan",
+    "recovery half-life",
+    "attackers selected",
+    *COSTS,
+)
+COLUMNS = {  # of the tables, beside the axes
+    *NUMBERS, "seed", "seeds", "status", "states", "finished", "error", "hash", "commit",
+    "command", "round", "burst", "bursts", "backdoor accuracy",
+}  # fmt: skip
 
 
 class Level(NamedTuple):
@@ -204,3 +218,10 @@ def _shown(path: Path) -> Path:
     absolute = os.path.abspath(path)
     relative = os.path.relpath(absolute)
     return path if relative.startswith(os.pardir) else Path(relative)
+
+
+def check_axes(path: Path, axes: Iterable[str]) -> None:
+    """Raises :class:`ConfigError` for an axis that is called like another column of a table."""
+    for axis in axes:
+        if axis in COLUMNS:
+            raise ConfigError(f"{path}: axes must not be called like columns of tables, got {axis}")

@@ -10,7 +10,7 @@ import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
-from leadfl_pl.experiments.results import NUMBERS
+from leadfl_pl.experiments.spec import NUMBERS
 
 NOTHING = "-"  # in place of a number
 

@@ -19,7 +19,7 @@ from leadfl_pl.core.values import LocalStep
 from leadfl_pl.defenses import ClientDefense, NoDefense, check_update
 from leadfl_pl.defenses.base import clones
 from leadfl_pl.metrics import CleanAccuracy
-from leadfl_pl.records.checkpoints import check_network
+from leadfl_pl.records.checkpoints import check_weights
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -89,8 +89,6 @@ class FederatedClient(LightningModule):
         other = cls(client.model, lr=client.lr, momentum=client.momentum, **settings)
         other.trainer = client.trainer
         return other
-
-    # ------------------------------------------------------------------ local training
 
     def start_round(
         self, noise_seed: int, num_steps: int, initial: list[Tensor] | None = None
@@ -203,8 +201,6 @@ class FederatedClient(LightningModule):
         check_update(self.defense, delta, sent)
         return sent, self._loss_sum / self._loss_steps, regulariser
 
-    # ------------------------------------------------------------------ hooks of a Trainer
-
     def on_train_start(self) -> None:
         sends = hasattr(self.trainer, "federation")
         if not sends and type(self.defense).finish is not ClientDefense.finish:
@@ -232,7 +228,7 @@ class FederatedClient(LightningModule):
             which = f"ckpt_path = {self.trainer.ckpt_path}"
         except RuntimeError:  # without a Trainer
             which = "the checkpoint"
-        check_network(checkpoint, self, which)
+        check_weights(checkpoint, self, which)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(batch, "val")
@@ -248,5 +244,4 @@ class FederatedClient(LightningModule):
     def on_validation_model_eval(self) -> None:
         self.train(self.evaluation_mode == "train")
 
-    def on_test_model_eval(self) -> None:
-        self.train(self.evaluation_mode == "train")
+    on_test_model_eval = on_validation_model_eval

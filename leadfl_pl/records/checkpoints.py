@@ -188,13 +188,11 @@ def start_from(path: str, client: LightningModule) -> None:
         ConfigError: the file cannot be used, or holds another network.
     """
     checkpoint = read_checkpoint(Path(path), client.device, key="trainer.federation.start_from")
-    check_network(checkpoint, client, f"trainer.federation.start_from = {path}")
+    check_weights(checkpoint, client, f"trainer.federation.start_from = {path}")
     client.load_state_dict(checkpoint["state_dict"])
 
 
-def check_network(
-    checkpoint: dict[str, Any], client: LightningModule, which: str = "the checkpoint"
-) -> None:
+def check_weights(checkpoint: dict[str, Any], client: LightningModule, which: str) -> None:
     """Raises :class:`ConfigError` unless ``client`` can take the weights of a checkpoint."""
     shapes = {k: tuple(v.shape) for k, v in client.state_dict().items()}
     saved = {k: tuple(v.shape) for k, v in checkpoint["state_dict"].items()}

@@ -101,12 +101,10 @@ class FederatedStrategy(DDPStrategy):
             torch.distributed.broadcast(value, src=0)
             tensor.copy_(value)
 
-    @classmethod
-    def register_strategies(cls, strategy_registry: Any) -> None:
-        strategy_registry.register(
-            cls.strategy_name, cls, description="One client a rank, no gradient reduction"
-        )
 
-
-if FederatedStrategy.strategy_name not in StrategyRegistry:
-    FederatedStrategy.register_strategies(StrategyRegistry)
+StrategyRegistry.register(
+    FederatedStrategy.strategy_name,
+    FederatedStrategy,
+    description="One client a rank, no gradient reduction",
+    override=True,
+)

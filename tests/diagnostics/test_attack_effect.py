@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from tiny import SmallImages, small_client, small_trainer, weights
+from tiny import SmallImages, Tied, small_client, small_trainer, weights
 from torch import nn
 
 import leadfl_pl as fl
@@ -68,6 +69,14 @@ RUNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # of a client, of a 
     "state": ({"defense": fl.FLWBC()}, {"rule": fl.MultiKrum, "distance_space": "state"}),
     "vectorised": ({"momentum": 0.5}, {"execution": "vectorised", "carry_momentum": True}),
 }
+
+
+def test_a_tied_weight_is_measured_once() -> None:
+    effect = fl.AttackEffect()
+    _, client, rows = fit(effect, client=fl.FederatedClient(Tied()))
+    assert len(effect.delta) == sum(p.numel() for p in client.model.parameters())
+    of_layers = list(measured(rows[-1], "norm").values())
+    assert math.hypot(*of_layers) == pytest.approx(rows[-1]["attack_effect/norm"])
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import traceback
+from collections.abc import Callable
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
-from torch import nn
 
 from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.data import FederatedDataModule
@@ -90,40 +89,19 @@ def _check_model(clients: Clients) -> None:
     count = min(clients.batch_size, *(len(part) for part in clients.parts))
     batch = clients.train_set.take(torch.arange(max(count, 2)), clients.vector.device)
     stack = StackedModel(model, 2)
-    inside: list[str] = []
     try:
-        with (
-            precision.train_step_context(),
-            _names(model, inside),
-        ):
+        with precision.train_step_context():
             x, y = precision.convert_input(tuple(batch))
             stack.gradients([slice(0, 2)], torch.stack([x, x]), torch.stack([y, y]))
     except RuntimeError as error:
-        name = inside[-1] if inside else ""
-        where = f"{name} ({type(model.get_submodule(name)).__name__})" if name else "the network"
+        names = {id(module): name for name, module in model.named_modules()}
+        frames = (frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__))
+        inside = [name for f in frames if (name := names.get(id(f.get("self"))))]
+        name = f"{inside[-1]} ({type(model.get_submodule(inside[-1])).__name__})" if inside else ""
+        where = name or "the network"
         if "randomness" in str(error):
             raise _refusal(f"{where} draws random numbers, other ones than alone") from error
         raise _refusal(f"{where} does not run under torch.vmap: {error}") from error
-
-
-@contextmanager
-def _names(model: nn.Module, inside: list[str]) -> Iterator[None]:
-    """Keeps the names of the modules that are running, outermost first, also after a raise."""
-    hooks = []
-    for name, module in model.named_modules():
-
-        def enter(_: nn.Module, __: object, name: str = name) -> None:
-            inside.append(name)
-
-        def leave(*_: object) -> None:
-            inside.pop()
-
-        hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _refusal(reason: str) -> ConfigError:

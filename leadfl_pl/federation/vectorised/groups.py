@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from leadfl_pl.attacks.base import Attack, Task, carrier
 from leadfl_pl.core.values import LocalStep
 from leadfl_pl.defenses import ClientDefense
 from leadfl_pl.defenses.base import per_client
+from leadfl_pl.federation.vectorised.model import Losses
 
 Alone = Callable[[int], AbstractContextManager[None]]  # row -> while this client's own code runs
 
@@ -139,7 +140,8 @@ class AttackGroup:
 
     def _project(self, rows: slice, total: list[Tensor]) -> list[Tensor]:
         attacks = self.attacks[rows.start - self.start : rows.stop - self.start]
-        if fits(carrier(attacks[0], "project"), "project") and len(_carriers(attacks)) == 1:
+        carriers = {id(carrier(attack, "project")) for attack in attacks}
+        if len(carriers) == 1 and fits(carrier(attacks[0], "project"), "project"):
             return attacks[0].project(total)
         projected = []
         for i, attack in enumerate(attacks):
@@ -148,8 +150,20 @@ class AttackGroup:
         return [torch.stack(parts) for parts in zip(*projected, strict=True)]
 
 
-def _carriers(attacks: Sequence[Attack]) -> set[int]:
-    return {id(carrier(a, "project")) for a in attacks}
+class Share(NamedTuple):
+    """Rows of equal batch size: honest ones, or those of an attack group."""
+
+    rows: slice
+    group: AttackGroup | None
+    num_tasks: int  # T
+
+    def combine(self, solved: dict[tuple[int, int], Losses]) -> Losses:
+        """The losses and gradients of the local step, given those of the tasks."""
+        tasks = [solved[k, self.rows.start] for k in range(self.num_tasks)]
+        if self.group is None:
+            return tasks[0]
+        losses = torch.stack([t.losses for t in tasks])
+        return Losses(*self.group.combine(self.rows, losses, [t.grads for t in tasks]))
 
 
 def _fit(attack: Attack) -> bool:

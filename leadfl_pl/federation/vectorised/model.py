@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -140,22 +140,9 @@ def _gradient(leaf: Tensor) -> Tensor:
     return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
 
 
-class Rows(Protocol):
-    """Rows start .. stop - 1 of a stack."""
-
-    @property
-    def start(self) -> int: ...
-
-    @property
-    def stop(self) -> int: ...
-
-
-Some = TypeVar("Some", bound=Rows)
-
-
-def touching(pieces: Sequence[Some]) -> list[list[Some]]:
-    """Cuts a sorted list wherever a row is left out."""
-    groups: list[list[Some]] = []
+def touching(pieces: Sequence[Any]) -> list[list[Any]]:
+    """Cuts a sorted list of rows start .. stop - 1 wherever a row is left out."""
+    groups: list[list[Any]] = []
     for piece in pieces:
         if groups and groups[-1][-1].stop == piece.start:
             groups[-1].append(piece)

@@ -19,10 +19,14 @@ from leadfl_pl.core.values import LocalStep
 from leadfl_pl.data import ImageSet
 from leadfl_pl.data.base import as_float
 from leadfl_pl.defenses import ClientDefense
-from leadfl_pl.federation.vectorised.groups import AttackGroup, Block, attack_groups, on_stacks
+from leadfl_pl.federation.vectorised.groups import (
+    AttackGroup,
+    Block,
+    Share,
+    attack_groups,
+    on_stacks,
+)
 from leadfl_pl.federation.vectorised.model import Losses, Piece, StackedModel, cat, sgd_, touching
-
-Pair = tuple[Tensor, Tensor]
 
 
 class Member(NamedTuple):
@@ -47,24 +51,8 @@ class Settings(NamedTuple):
     steps: int | None  # in place of epochs
     lr: float
     momentum: float
-    convert: Callable[[Pair], Any]  # a batch to the Trainer's precision
+    convert: Callable[[tuple[Tensor, Tensor]], Any]  # a batch to the Trainer's precision
     initial: list[Tensor] | None  # W_0 of the run, for a defense that needs it
-
-
-class Share(NamedTuple):
-    """Rows of equal batch size: honest ones, or those of an attack group."""
-
-    rows: slice
-    group: AttackGroup | None
-    num_tasks: int  # T
-
-    def combine(self, solved: dict[tuple[int, int], Losses]) -> Losses:
-        """The losses and gradients of the local step, given those of the tasks."""
-        tasks = [solved[k, self.rows.start] for k in range(self.num_tasks)]
-        if self.group is None:
-            return tasks[0]
-        losses = torch.stack([t.losses for t in tasks])
-        return Losses(*self.group.combine(self.rows, losses, [t.grads for t in tasks]))
 
 
 class VectorisedRound:
