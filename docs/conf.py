@@ -72,6 +72,11 @@ def write_sources() -> None:
     (HERE / "results.md").write_text(results)
 
 
+def links_to_results(app: Sphinx, page: str, source: list[str]) -> None:
+    """``results/README.md``, as GitHub has it, is the page that :func:`write_sources` makes."""
+    source[0] = re.sub(r"\]\((\.\./)?\.\./results/README\.md", r"](\1results.md", source[0])
+
+
 def mathml(node: nodes.Element, display: str) -> str:
     """A formula as MathML, which browsers show without a script or a font from elsewhere."""
     formula = node.astext().replace("\n", " ").strip()
@@ -153,6 +158,7 @@ def require_public_names(app: Sphinx, env: BuildEnvironment) -> None:
 
 def setup(app: Sphinx) -> None:
     write_sources()
+    app.connect("source-read", links_to_results)
     app.add_html_math_renderer("mathml", (inline_math, None), (block_math, None))
     app.connect("autodoc-process-docstring", no_field_numbers)
     app.connect("autodoc-process-signature", own_arguments)

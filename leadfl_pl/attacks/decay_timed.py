@@ -76,4 +76,4 @@ class DecayTimed(AttackWrapper):
     def local(self, view: AttackerView) -> Attack:
         if backdoor_accuracy(self.attack, view) > self.threshold:
             return Attack()
-        return self.attack.local(view)
+        return super().local(view)

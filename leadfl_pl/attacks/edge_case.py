@@ -61,7 +61,7 @@ class EdgeCaseBackdoor(Attack):
 
     Args:
         data: its training images (N, C, H, W), in the scale of the federation's, are known to the
-            attackers.
+            attackers. Every process prepares it.
         target: the class that the tail is sent to.
         source: the class whose tail it is.
         tail: share of that class, in (0, 1].

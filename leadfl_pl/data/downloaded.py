@@ -22,11 +22,11 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
     lock = FileLock(folder / ".lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        held = lock.acquire()
     except (OSError, NotImplementedError):  # read-only, so without downloads, or without locks
         yield
         return
-    with lock:
+    with held:
         yield
 
 

@@ -61,7 +61,7 @@ def write_report(
         raise ConfigError(f"--output must be a folder, got {output}: {error.strerror}") from error
     if collected:
         collect(results, output)
-    notes = [*results.notes, *lost_runs_of(results)]
+    notes = [*results.notes, *notes_on_unfinished(results)]
     svgs = []
     for name, title, figure in figures:
         save_figure(figure, output / f"{name}.png")
@@ -82,7 +82,7 @@ def write_report(
     return for_terminal(text, results.axes), notes
 
 
-def lost_runs_of(results: Results) -> list[str]:
+def notes_on_unfinished(results: Results) -> list[str]:
     """A line for each run that has not come to its end."""
     lines = []
     for run in results.runs[results.runs["status"] != FINISHED].to_dict("records"):

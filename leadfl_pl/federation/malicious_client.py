@@ -78,12 +78,10 @@ class MaliciousClient(FederatedClient):
             task_losses.append(loss.detach())
         losses = torch.stack(task_losses)
         weights = self.attack.balance(losses, gradients)
-        total, *others = (  # not in place: two parameters may share a gradient
-            list(torch._foreach_mul(gradient, weight))
-            for weight, gradient in zip(weights, gradients, strict=True)
-        )
-        for scaled in others:
-            torch._foreach_add_(total, scaled)
+        total: list[Tensor] = []
+        for weight, of_task in zip(weights, gradients, strict=True):
+            part = torch._foreach_mul(of_task, weight)  # two parameters may share a gradient
+            torch._foreach_add_(total, part) if total else total.extend(part)
         for p, g in zip(self._params, self.attack.project(total), strict=True):
             p.grad = g
         return (weights * losses).sum()

@@ -13,7 +13,7 @@ from leadfl_pl.aggregators import Aggregator, stack_states
 from leadfl_pl.aggregators.base import check_aggregated, require_rule
 from leadfl_pl.aggregators.validation import reject
 from leadfl_pl.core.errors import ConfigError
-from leadfl_pl.core.rng import derive_seed, generator
+from leadfl_pl.core.rng import derive_seed, generator, isolated_rng
 from leadfl_pl.core.values import ServerContext
 from leadfl_pl.core.vector import unflatten
 
@@ -115,7 +115,8 @@ def aggregate_states(
     noise = generator(seed, "server", round, device=start.device)
     ids = [derive_seed(0, f"client {clients[i]}") for i in keep]  # a framework's may be any keys
     context = ServerContext(noise, model=start[:d], clients=torch.tensor(ids, device=start.device))
-    result = rule.aggregate(updates[keep, :d], weights[keep], context)
+    with isolated_rng(derive_seed(seed, "aggregate", round)):
+        result = rule.aggregate(updates[keep, :d], weights[keep], context)
     delta, selected = check_aggregated(rule, result, len(keep), d)
     chosen = [keep[i] for i in selected.tolist()]
     moved = start.clone()

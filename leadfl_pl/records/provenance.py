@@ -15,6 +15,8 @@ from typing import Any
 import torch
 
 ABSOLUTE = re.compile(r"(?<![\w./~*-])/(?:[^\s/'\":,=\\]+/)+([^\s'\":,\\]*)")
+# what a command runs besides the package; an experiment's cells are known by all their settings
+OTHERS = (":/cli.py", ":/configs", ":(exclude,top)configs/experiments")
 PACKAGES = ("leadfl_pl", "torch", "torchvision", "lightning", "torchmetrics", "numpy")
 
 
@@ -58,7 +60,8 @@ def processor() -> str:
 def commit() -> str | None:
     """The commit of the package's own checkout; None outside of one.
 
-    Where the package was changed since, with "+" and eight digits of the changes' hash.
+    Where the package or the configs were changed since, with "+" and eight digits of the changes'
+    hash.
     """
     folder = Path(__file__).parent
     package = folder.parent
@@ -77,7 +80,8 @@ def commit() -> str | None:
             return None
         added = git("ls-files", "-z", "--others", "--exclude-standard", f"{package}/*.py")
         texts = [(folder / p).read_text(errors="replace") for p in added.split("\0") if p]
-        changes = "".join([git("diff", "HEAD", "--", str(package)), *texts])
+        changed = git("diff", "HEAD", "--", str(package), *OTHERS)
+        changes = "".join([changed, *texts])
         digest = f"+{sha256(changes.encode()).hexdigest()[:8]}" if changes else ""
         return git("rev-parse", "HEAD") + digest
     except (OSError, subprocess.TimeoutExpired):

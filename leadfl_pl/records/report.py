@@ -33,13 +33,13 @@ from leadfl_pl.records.weights_and_biases import define_summaries, log_report
 class RunReport(Callback):
     """Keeps one row a round of a federation, and at the end prints a table and draws a figure.
 
-    ``rounds.csv``, ``run.json`` (command, seed, versions, commit, machine, split, and the same of
-    every process that the run was resumed from), ``split.png`` (who has how many examples of which
-    class) and ``accuracy.png`` go to ``dirpath``, the logger's folder if not given, nowhere
-    without either. A row has every scalar that was logged in its round
-    before this callback's ``on_train_epoch_end``. The split's numbers go to every logger as well,
-    the table and the figures to Weights & Biases. The rows travel in the checkpoint, so a resumed
-    run reports all its rounds.
+    ``rounds.csv``, ``run.json`` (command, seed, versions, commit, machine, device, split, and all
+    but the split of every process that the run was resumed from), ``split.png`` (who has how many
+    examples of which class) and ``accuracy.png`` go to ``dirpath``, the logger's folder if not
+    given, nowhere without either. A row has every scalar that was logged in its round before this
+    callback's ``on_train_epoch_end``. The split's numbers go to every logger as well, the table and
+    the figures to Weights & Biases. The rows travel in the checkpoint, so a resumed run reports all
+    its rounds.
 
     Args:
         dirpath: where the files go.
@@ -50,7 +50,7 @@ class RunReport(Callback):
         self.rows: list[dict[str, float]] = []
         self.provenance: dict[str, Any] = {}
         self.processes: list[dict[str, Any]] = []  # provenance of those that a resumed run had
-        self.earlier: dict[str, Any] = {}  # what was logged before the round
+        self.logged_before: dict[str, Any] = {}  # what was logged before the round
 
     def state_dict(self) -> dict[str, Any]:
         own = {k: v for k, v in self.provenance.items() if k not in ("split", "earlier")}
@@ -58,17 +58,17 @@ class RunReport(Callback):
         return {"rows": self.rows, "processes": processes}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.rows, self.processes = list(state_dict["rows"]), list(state_dict["processes"])
+        self.rows, self.processes = list(state_dict["rows"]), list(state_dict.get("processes", []))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.earlier = dict(trainer.callback_metrics)
+        self.logged_before = dict(trainer.callback_metrics)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         # a value that nobody logged in this round is still the same object
         logged = {
             key: value
             for key, value in trainer.callback_metrics.items()
-            if value is not self.earlier.get(key) and value.numel() == 1
+            if value is not self.logged_before.get(key) and value.numel() == 1
         }
         row = {"round": float(trainer.current_epoch)} | {k: float(v) for k, v in logged.items()}
         self.rows = [r for r in self.rows if r["round"] != row["round"]] + [row]

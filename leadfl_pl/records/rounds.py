@@ -51,7 +51,7 @@ class Run(NamedTuple):
     def history(self, key: str) -> list[str]:
         """What ``run.json`` says under ``key``, of each process of a resumed run, each once."""
         processes = [*self.provenance.get("earlier", []), self.provenance]
-        return list(dict.fromkeys(str(process[key]) for process in processes))
+        return list(dict.fromkeys(process[key] for process in processes if process[key]))
 
 
 def write_rows(folder: Path, rows: Sequence[Row]) -> None:

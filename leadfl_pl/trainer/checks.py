@@ -46,7 +46,8 @@ def check_run(
         with errors_of(f"{type(federation.attack).__name__}.check"):
             federation.attack.check(datamodule.image_shape, datamodule.num_classes)
     check_network(client, datamodule)
-    others_train = federation.attack or federation.aggregator.root_size
+    attacked = federation.attack and federation.num_malicious
+    others_train = attacked or federation.aggregator.root_size
     if others_train and type(client).forward is not FederatedClient.forward:
         raise ConfigError(
             f"model = {type(client).__name__} must leave forward() as it is, because attackers, "

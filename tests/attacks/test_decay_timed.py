@@ -43,7 +43,10 @@ def test_a_model_that_obeys_the_trigger_is_left_to_decay() -> None:
 
 def test_a_model_that_has_forgotten_it_is_attacked() -> None:
     elsewhere = fl.OnePixelBackdoor(target=8, position=(0, 0))
-    assert fl.DecayTimed(elsewhere).local(view(Bright(), torch.arange(10))) is elsewhere
+    local = fl.DecayTimed(elsewhere).local(view(Bright(), torch.arange(10)))
+    x, y = torch.zeros(1, 1, 8, 8), torch.tensor([0])
+    assert torch.equal(local.tasks(x, y)[0][0], elsewhere.tasks(x, y)[0][0])
+    assert len(local.tasks(x, y)) == 2
 
 
 def test_the_attack_is_bound_to_the_client() -> None:
@@ -67,8 +70,11 @@ def test_the_share_by_hand_is_compared_with_the_threshold() -> None:
 
     attack, seen = Half(), view(Bright(), torch.zeros(4, dtype=torch.long))
     assert backdoor_accuracy(attack, seen) == 0.5
-    assert fl.DecayTimed(attack, threshold=0.5).local(seen) is attack
-    assert fl.DecayTimed(attack, threshold=0.49).local(seen) is not attack
+    tasks = [
+        len(fl.DecayTimed(attack, threshold=threshold).local(seen).tasks(seen.images, seen.labels))
+        for threshold in (0.5, 0.49)
+    ]
+    assert tasks == [2, 1]  # triggered and clean; clean
 
 
 def test_the_model_is_evaluated_in_chunks_in_its_precision_and_gets_its_modes_back() -> None:

@@ -114,8 +114,10 @@ def test_the_newest_version_is_read_and_what_has_no_number_is_not(
 def test_all_commits_of_a_resumed_run_are_named() -> None:
     earlier = [{"commit": "a", "command": "fit x"}, {"commit": "b", "command": "fit x --last"}]
     write_run("run", commit="b", command="fit x --last", earlier=earlier)
-    assert report("run") == 0
+    write_run("installed")
+    assert report("run", "installed") == 0
     assert (table()[0]["commit"], table()[0]["command"]) == ("a, b", "fit x, fit x --last")
+    assert table()[1]["commit"] == ""  # outside of a checkout
 
 
 def test_a_folder_without_a_run_is_one_sentence(capsys: pytest.CaptureFixture) -> None:

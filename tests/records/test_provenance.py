@@ -56,14 +56,20 @@ def test_two_states_of_a_changed_checkout_are_two_commits(
     file = tmp_path / "leadfl_pl/records/__init__.py"
     file.parent.mkdir(parents=True)
     file.write_text("")
-    (tmp_path / "results.csv").write_text("old\n")
+    for name in ("results.csv", "configs/a.yaml", "configs/experiments/a.yaml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("old\n")
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
     for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
         subprocess.run([*git, *words], check=True)
     monkeypatch.setattr("leadfl_pl.records.provenance.__file__", str(file.parent / "provenance.py"))
     clean = commit()
     (tmp_path / "results.csv").write_text("new\n")
-    assert commit() == clean  # the package is the same
+    (tmp_path / "configs/experiments/a.yaml").write_text("new\n")
+    assert commit() == clean  # what runs is the same
+    (tmp_path / "configs/a.yaml").write_text("new\n")
+    config = commit()
+    (tmp_path / "configs/a.yaml").write_text("old\n")
     file.write_text("a = 1\n")
     one = commit()
     file.write_bytes(b"a = '\xe9'\n")  # no UTF-8
@@ -75,5 +81,5 @@ def test_two_states_of_a_changed_checkout_are_two_commits(
     new.write_text("a = 2\n")
     changed = commit()
     assert re.fullmatch("[0-9a-f]{40}", clean)
-    assert len({clean, one, other, added, changed}) == 5
-    assert {c[:41] for c in (one, other, added, changed)} == {f"{clean}+"}
+    assert len({clean, config, one, other, added, changed}) == 6
+    assert {c[:41] for c in (config, one, other, added, changed)} == {f"{clean}+"}

@@ -61,7 +61,10 @@ class OneByOne:
         return states
 
     def regulariser(self, state: list[Any]) -> Tensor | None:
-        penalties = [self.defense.regulariser(one) for one in state]
+        penalties = []
+        for i, one in enumerate(state):
+            with self.alone(self.first + i):
+                penalties.append(self.defense.regulariser(one))
         some = next((p for p in penalties if p is not None), None)
         if some is None:
             return None
@@ -168,8 +171,9 @@ class Share(NamedTuple):
 
 def _fit(attack: Attack) -> bool:
     owner = carrier(attack, "tasks")
-    stamps = ["stamp"] if isinstance(owner, Backdoor) else []
-    return fits(owner, "tasks", *stamps) and fits(carrier(attack, "balance"), "balance")
+    stamping = getattr(owner, "attack", owner)  # whose trigger DataPoisoning takes
+    stamps = not isinstance(stamping, Backdoor) or fits(stamping, "stamp")
+    return stamps and fits(owner, "tasks") and fits(carrier(attack, "balance"), "balance")
 
 
 def attack_groups(attacks: Sequence[Attack], first: int, alone: Alone) -> list[AttackGroup]:

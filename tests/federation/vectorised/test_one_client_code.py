@@ -38,6 +38,7 @@ class Shrinking(fl.ClientDefense):
         return delta + torch.rand(1, generator=generator) + torch.rand(1)
 
     def regulariser(self, state: list[int]) -> torch.Tensor | None:
+        torch.rand(1)  # before that of finish()
         return torch.tensor(float(len(state)))
 
 
@@ -64,8 +65,9 @@ class Elsewhere(fl.PatternBackdoor):
         return super().stamp(x)
 
 
-def test_a_stamp_written_for_one_client_works_unchanged() -> None:
-    assert_equal(attack=Elsewhere())
+@pytest.mark.parametrize("wrap", [lambda a: a, lambda a: fl.DataPoisoning(a, rate=0.5)])
+def test_a_stamp_written_for_one_client_works_unchanged(wrap) -> None:
+    assert_equal(attack=wrap(Elsewhere()))
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.5])
