@@ -1,11 +1,16 @@
 """Fills the tables of README.md, findings.md and results/README.md from the CSV above each.
 
 ``python docs/fill_tables.py``. To add a row, write the cells of its axes and ``x`` for each number.
+The table of processors and commits in results/README.md is made of every ``run.json``.
 """
 
 from __future__ import annotations
 
+import json
 import re
+import tarfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +23,7 @@ README, FINDINGS, RESULTS = (
     ROOT / name for name in ("README.md", "docs/findings.md", "results/README.md")
 )
 TABLE = re.compile(r"<!-- (?P<path>results/\S+\.csv) -->\n\n(?P<rows>(?:\|.*\n)+)")
+ORIGINS = re.compile(r"<!-- origins -->\n\n(?:\|.*\n)+")
 NUMBER = re.compile(rf"(?P<name>{'|'.join(SHOWN)})(?P<published>, published)?")
 
 
@@ -54,6 +60,33 @@ def refilled(table: re.Match[str]) -> str:
     return f"<!-- {table['path']} -->\n\n" + "\n".join(lines) + "\n"
 
 
+def records(folder: Path) -> Iterator[dict[str, Any]]:
+    """The ``run.json`` of all runs in a folder, packed ones included."""
+    for path in folder.rglob("run.json"):
+        yield json.loads(path.read_text())
+    for archive in folder.rglob("*.tar.xz"):
+        with tarfile.open(archive) as tar:
+            members = [tar.extractfile(m) for m in tar if m.name.endswith("run.json")]
+            yield from (json.load(member) for member in members if member)
+
+
+def counted(values: Iterable[str]) -> str:
+    """The different values, with how often each occurs if there are several."""
+    counts = sorted(Counter(values).items())
+    return ", ".join(f"{value} ({n})" if len(counts) > 1 else value for value, n in counts)
+
+
+def origins() -> str:
+    """Which processors and commits the committed runs are of."""
+    lines = ["| results | runs | processor | commit |", "|---|---|---|---|"]
+    for folder in sorted((ROOT / "results").iterdir()):
+        if runs := list(records(folder)):
+            processors = counted(r.get("processor", "not recorded") for r in runs)
+            commits = counted(r["commit"][:7] for r in runs)
+            lines.append(f"| {folder.name} | {len(runs)} | {processors} | {commits} |")
+    return "<!-- origins -->\n\n" + "\n".join(lines).replace("(R)", "") + "\n"
+
+
 if __name__ == "__main__":
     for page in (README, FINDINGS, RESULTS):
-        page.write_text(TABLE.sub(refilled, page.read_text()))
+        page.write_text(ORIGINS.sub(lambda _: origins(), TABLE.sub(refilled, page.read_text())))

@@ -8,7 +8,17 @@ import re
 import pandas as pd
 import pytest
 from conftest import ROOT
-from fill_tables import FINDINGS, NUMBER, README, RESULTS, TABLE, cells, refilled
+from fill_tables import (
+    FINDINGS,
+    NUMBER,
+    ORIGINS,
+    README,
+    RESULTS,
+    TABLE,
+    cells,
+    origins,
+    refilled,
+)
 
 TEXT, RESULTS_TEXT = FINDINGS.read_text(), RESULTS.read_text()
 FIGURES = re.compile(r"\d+\.\d+|\d+(?= %)")
@@ -22,6 +32,11 @@ SETTINGS = {"50 %", "95 %", "0.1", "0.4"}  # a threshold, the intervals, two alp
 )
 def test_a_table_is_that_of_its_file(table: re.Match[str]) -> None:
     assert table[0] == refilled(table), "python docs/fill_tables.py fills it again"
+
+
+def test_the_table_of_processors_and_commits_is_that_of_all_runs() -> None:
+    (table,) = ORIGINS.findall(RESULTS_TEXT)
+    assert table == origins()
 
 
 def test_a_missing_or_wrong_number_is_filled_in() -> None:
