@@ -25,6 +25,7 @@ import torch
 from torch import nn
 
 import leadfl_pl as fl
+from leadfl_pl.core.vector import ModelVector
 from leadfl_pl.federation.clients import Clients
 from leadfl_pl.federation.vectorised import VectorisedClients
 from leadfl_pl.federation.vectorised.round import VectorisedRound
@@ -102,6 +103,8 @@ def prepared(case: Case, n: int, accelerator: str) -> tuple[VectorisedClients, f
     trainer.training = True
     clients = trainer.fit_loop.clients
     assert isinstance(clients, VectorisedClients)
+    clients.client.to(trainer.strategy.root_device)  # which the Trainer has left after the fit
+    clients.vector = ModelVector(clients.client.model)
     attackers = clients.malicious_ids[: case.num_malicious]
     honest = [c for c in range(CLIENTS) if c not in attackers][: n - len(attackers)]
     mask = [False] * len(honest) + [True] * len(attackers)
@@ -148,8 +151,7 @@ def capture(case: Case) -> None:
     for captured in (False, True):
         members = clients._members(cohort, range(10), None)
         training = VectorisedRound(
-            clients.client.model, members, (case.defense, case.defense), [None] * 10,
-            clients._settings(),
+            clients.client.model, members, [None] * 10, clients._settings()
         )  # fmt: skip
         index = {row: m.part[:4].to("cuda") for row, m in enumerate(members)}
         side = torch.cuda.Stream()

@@ -60,7 +60,8 @@ def _dot(first: list[Tensor], second: list[Tensor]) -> Tensor:
 
 def _dots(first: list[Tensor], second: list[Tensor]) -> Tensor:
     pairs = zip(first, second, strict=True)
-    dots = [torch.linalg.vecdot(a.reshape(len(a), -1), b.reshape(len(b), -1)) for a, b in pairs]
+    with torch.autocast(first[0].device.type, enabled=False):  # else vecdot is of bfloat16
+        dots = [torch.linalg.vecdot(a.reshape(len(a), -1), b.reshape(len(b), -1)) for a, b in pairs]
     return torch.stack(dots).sum(dim=0)
 
 

@@ -136,8 +136,8 @@ def parameters_of(words: Sequence[str]) -> dict[str, Any]:
 
 
 def default_jobs() -> int:
-    """As many runs at a time as there are cores, one if there is an accelerator that they share."""
-    return 1 if torch.accelerator.is_available() else usable_cores()
+    """As many runs at a time as there are cores, one if there is a GPU that they share."""
+    return 1 if torch.cuda.is_available() else usable_cores()
 
 
 def listing(jobs: list[Job], left: list[Job], at_once: int) -> Table:

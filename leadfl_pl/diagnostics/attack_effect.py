@@ -63,7 +63,8 @@ class AttackEffect(FederatedCallback):
     step, momenta and BatchNorm's buffers are the twin's. Its model is to the bit that of a run by
     itself with as many devices and the same execution. After every round t this is logged:
 
-    - ``attack_effect/norm``: :math:`\|\delta_{t+1}\|`; exactly 0 before the first attacked round.
+    - ``attack_effect/norm``: :math:`\|\delta_{t+1}\|`; exactly 0 before the first attacked round
+      (on a GPU with ``deterministic: true``).
     - ``attack_effect/relative``: :math:`\|\delta_{t+1}\| / \|W_{t+1}\|`.
     - ``attack_effect/contraction``: :math:`\rho_t`, in a round without malicious clients.
     - ``attack_effect/half_life``: rounds in which the norm halves, by the least-squares line
@@ -120,10 +121,10 @@ class AttackEffect(FederatedCallback):
             # before the state that a checkpoint has of the run's rule is loaded into it
             self._aggregator = copy.deepcopy(trainer.federation.aggregator)
             self._aggregator.forget()
+        elif self._twin is not None:  # of another fit, whose tensors the network may have left
+            self._resumed, self._twin = self.state_dict(), None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        if self._twin is not None:
-            return
         # A run by itself is evaluated, which would move these buffers: the twin's would be others,
         # and with distance_space "state" its distances as well.
         if pl_module.evaluation_mode == "train" and any(True for _ in pl_module.model.buffers()):

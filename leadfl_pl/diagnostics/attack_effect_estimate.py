@@ -137,7 +137,9 @@ class AttackEffectEstimate(FederatedCallback):
             vector.restore(after)
         step = result.delta.double()
         made_of = torch.stack([*updates, start.theta.to(step)], dim=1)  # (d, m + 1)
-        weights = torch.linalg.lstsq(made_of, step.unsqueeze(1)).solution.squeeze(1)
+        # on a GPU it needs independent columns, which a client that sends nothing spoils
+        weights = torch.linalg.lstsq(made_of.cpu(), step.cpu().unsqueeze(1)).solution.squeeze(1)
+        weights = weights.to(step)
         residual = (made_of @ weights - step).norm()
         if step.any():  # else the rule kept the model
             residual /= step.norm()

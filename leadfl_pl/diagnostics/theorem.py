@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import floor
 from typing import Any, NoReturn
 
+import torch
 from lightning.pytorch import LightningModule
 from torch import nn
 
@@ -45,6 +46,8 @@ def check_theorem(trainer: Any, client: LightningModule) -> tuple[nn.Sequential,
         _refuse("model.momentum", 0, client.momentum)
     if trainer.precision not in ("32-true", "64-true"):
         _refuse("trainer.precision", "32 or 64", trainer.precision)
+    if (matmul := torch.get_float32_matmul_precision()) != "highest":
+        _refuse("torch's float32 matmul precision", "highest", matmul)
     largest = 2 / smoothness(*parts, trainer.datamodule.train_set)
     if client.lr > largest:
         rounded = floor(largest * 1e6) / 1e6

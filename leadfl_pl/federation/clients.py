@@ -25,6 +25,8 @@ from leadfl_pl.federation.client_update import LocalTask, client_update
 from leadfl_pl.federation.config import Federation
 from leadfl_pl.federation.malicious_client import MaliciousClient
 
+# of a GPU: a client is not left out since memory was short, and nothing works after the latter
+DEVICE_ERRORS = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
 SERVER = -1  # in place of a client's id, in the seeds of the server's own training
 
 
@@ -106,12 +108,12 @@ class Clients:
     def attempt(
         self, cohort: Cohort, position: int, last_update: Tensor | None
     ) -> ClientUpdate | None:
-        """The update of one client; None, with a warning, if it raises."""
+        """The update of one client; None, with a warning, if it raises anything but GPU errors."""
         client_id = cohort.client_ids[position]
         try:
             client = self.trains_as(cohort, position, last_update)
             return client_update(client, self.vector, self.task(cohort.round, client_id))
-        except ConfigError:
+        except (ConfigError, *DEVICE_ERRORS):
             raise
         except Exception as error:
             self.last_error = where(error)  # the exception would keep what the client computed

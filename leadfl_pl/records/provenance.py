@@ -33,6 +33,18 @@ def provenance(seed: int | None) -> dict[str, Any]:
     }
 
 
+def device_facts(device: torch.device) -> dict[str, Any]:
+    """What a run trains on, and of a GPU what its digits depend on."""
+    if device.type != "cuda":
+        return {"device": device.type}
+    return {
+        "device": torch.cuda.get_device_name(device),
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "tf32_convolutions": torch.backends.cudnn.allow_tf32,
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+    }
+
+
 def command() -> str:
     """What was typed to start this process, quoted for a shell."""
     script, *arguments = sys.argv

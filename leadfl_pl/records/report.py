@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
@@ -15,7 +14,7 @@ from leadfl_pl.core.describe import describe
 from leadfl_pl.data.splits import label_counts
 from leadfl_pl.data.splits import summary as split_summary
 from leadfl_pl.records.plots import plot_accuracies, plot_label_shares, save_figure
-from leadfl_pl.records.provenance import provenance
+from leadfl_pl.records.provenance import device_facts, provenance
 from leadfl_pl.records.rounds import (
     ACCURACY,
     PROVENANCE,
@@ -94,9 +93,8 @@ class RunReport(Callback):
         for logger in trainer.loggers:
             logger.log_hyperparams({"split": split})
         define_summaries(trainer)
-        device = trainer.strategy.root_device
-        kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        facts = {"clients_per_round": federation.clients_per_round, "split": split, "device": kind}
+        facts = {"clients_per_round": federation.clients_per_round, "split": split}
+        facts |= device_facts(trainer.strategy.root_device)
         self.provenance = describe(provenance(federation.seed) | facts)
         if self.processes:
             self.provenance["earlier"] = self.processes

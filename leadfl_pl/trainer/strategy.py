@@ -37,7 +37,8 @@ def lost_ranks(world_size: int) -> Iterator[None]:
         lost = isinstance(error, torch.distributed.DistError) or LOST_CONNECTION.search(str(error))
         if world_size == 1 or not lost:
             raise
-        raise RankLostError(LOST) from error
+        cause = str(error).partition("\n")[0] if "NCCL" in str(error) else ""  # maybe this one's
+        raise RankLostError(f"{LOST} ({cause})" if cause else LOST) from error
 
 
 def reword(record: logging.LogRecord) -> bool:

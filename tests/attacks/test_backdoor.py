@@ -116,3 +116,12 @@ NULLS = [[None, None], [None, None]]
 def test_a_setting_out_of_range_is_refused(settings: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=f"PatternBackdoor: .*{message}"):
         PatternBackdoor(**settings)
+
+
+@pytest.mark.parametrize("clients", [(), (3,)])
+def test_the_weight_is_as_exact_in_mixed_precision(clients: tuple[int, ...]) -> None:
+    first, second = ([torch.randn(*clients, 50)] for _ in range(2))
+    losses = torch.rand(2, *clients)
+    expected = mgda_weight(first, second, *losses)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(mgda_weight(first, second, *losses), expected)

@@ -71,6 +71,19 @@ RUNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # of a client, of a 
 }
 
 
+def test_a_later_fit_measures_the_network_wherever_it_is_by_then() -> None:
+    """A Trainer leaves a GPU after a fit: the network's tensors are others in the next one."""
+    _, _, expected = fit(fl.AttackEffect(), rounds=4)
+    trainer, client, rows = fit(fl.AttackEffect(), rounds=2)
+    for tensor in (*client.parameters(), *client.buffers()):
+        tensor.data = tensor.data.clone()
+    trainer.fit_loop.max_epochs = 4
+    trainer.fit(client, datamodule=SmallImages(batch_size=8))
+    report = next(c for c in trainer.callbacks if isinstance(c, fl.RunReport))
+    assert report.rows[:2] == rows[:2] == expected[:2]
+    assert report.rows == expected
+
+
 def test_a_tied_weight_is_measured_once() -> None:
     effect = fl.AttackEffect()
     _, client, rows = fit(effect, client=fl.FederatedClient(Tied()))

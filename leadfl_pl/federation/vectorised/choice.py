@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.data import FederatedDataModule
 from leadfl_pl.federation.client import FederatedClient
-from leadfl_pl.federation.clients import Clients
+from leadfl_pl.federation.clients import DEVICE_ERRORS, Clients
 from leadfl_pl.federation.config import Federation
 from leadfl_pl.federation.step_hooks import step_listener
 from leadfl_pl.federation.vectorised.model import StackedModel
@@ -93,6 +93,8 @@ def _check_model(clients: Clients) -> None:
         with precision.train_step_context():
             x, y = precision.convert_input(tuple(batch))
             stack.gradients([slice(0, 2)], torch.stack([x, x]), torch.stack([y, y]))
+    except DEVICE_ERRORS:
+        raise
     except RuntimeError as error:
         names = {id(module): name for name, module in model.named_modules()}
         frames = (frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__))

@@ -141,6 +141,19 @@ class Failing(fl.ClientDefense):
         return delta * 0 + value
 
 
+class NoMemory(fl.ClientDefense):
+    """A GPU whose memory is short for one client."""
+
+    def after_step(self, step, state):
+        if step.num_steps == 6:  # not where the defense is tried before the round
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_memory_that_is_short_ends_the_run_and_leaves_no_client_out() -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        train("sequential", NoMemory(), rounds=1)
+
+
 def test_a_client_that_raises_is_left_out_and_the_others_are_not() -> None:
     sent, _ = train("sequential", Failing(), rounds=1, num_malicious=0, precision="32-true")
     defense = Failing()
