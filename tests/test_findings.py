@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
@@ -107,6 +108,28 @@ def test_what_is_said_of_the_splits_is_in_their_table() -> None:
         assert list(found.index) == ["none", "LeadFL", "Contraction"]
         assert numbers == [" / ".join(f"{x:.1f}" for x in row) for row in found.to_numpy()]
     assert len(rows) == 1 + len(table) / 3
+
+
+@pytest.mark.parametrize("name", ["attack_effect"])
+def test_what_is_said_of_the_attack_effect_is_in_its_runs(name: str) -> None:
+    runs: dict[str, list[pd.DataFrame]] = {}
+    for path in (ROOT / "results" / name).glob("*/cell.json"):
+        defense = json.loads(path.read_text())["labels"]["defense"]
+        runs.setdefault(defense, []).append(pd.read_csv(path.parent / "rounds.csv"))
+    lines = [line for line in section(name).splitlines() if " → " in line and "ρ" not in line]
+    rows = [cells(line) for line in lines]
+    for defense, *numbers in rows:
+        after = pd.concat(runs[defense]).groupby("round").mean(numeric_only=True).loc[[1, 9]]
+        relative, backdoor = after["attack_effect/relative"], 100 * after["val/backdoor_accuracy"]
+        rhos = [np.exp(np.log(r["attack_effect/contraction"]).mean()) for r in runs[defense]]
+        rho = np.mean(rhos)
+        assert numbers == [
+            f"{rho:.3f} [{min(rhos):.3f}, {max(rhos):.3f}]",
+            f"{-1 / np.log2(rho):.1f}" if rho < 1 else "none",
+            " → ".join(f"{x:.2f}" for x in relative),
+            " → ".join(f"{x:.1f}" for x in backdoor),
+        ]
+    assert {row[0] for row in rows} == set(runs)
 
 
 @pytest.mark.parametrize(
