@@ -82,7 +82,7 @@ def origins() -> str:
     for folder in sorted((ROOT / "results").iterdir()):
         if runs := list(records(folder)):
             processors = counted(r.get("processor", "not recorded") for r in runs)
-            commits = counted(r["commit"][:7] for r in runs)
+            commits = counted(re.sub(r"(?<=^.{7})[0-9a-f]+", "", r["commit"]) for r in runs)
             lines.append(f"| {folder.name} | {len(runs)} | {processors} | {commits} |")
     return "<!-- origins -->\n\n" + "\n".join(lines).replace("(R)", "") + "\n"
 

@@ -110,7 +110,7 @@ def test_what_is_said_of_the_splits_is_in_their_table() -> None:
     assert len(rows) == 1 + len(table) / 3
 
 
-@pytest.mark.parametrize("name", ["attack_effect"])
+@pytest.mark.parametrize("name", ["attack_effect", "attack_effect_fashionmnist"])
 def test_what_is_said_of_the_attack_effect_is_in_its_runs(name: str) -> None:
     runs: dict[str, list[pd.DataFrame]] = {}
     for path in (ROOT / "results" / name).glob("*/cell.json"):

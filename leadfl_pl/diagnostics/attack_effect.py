@@ -122,7 +122,7 @@ class AttackEffect(FederatedCallback):
             self._aggregator = copy.deepcopy(trainer.federation.aggregator)
             self._aggregator.forget()
         elif self._twin is not None:  # of another fit, whose tensors the network may have left
-            self._resumed, self._twin = self.state_dict(), None
+            self._resumed, self._twin = {} if trainer.ckpt_path else self.state_dict(), None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         # A run by itself is evaluated, which would move these buffers: the twin's would be others,
@@ -178,8 +178,8 @@ class AttackEffect(FederatedCallback):
         pl_module.log_dict(log)
 
     def state_dict(self) -> dict[str, Any]:
-        if self._twin is None:
-            return {}
+        if self._twin is None:  # no round has been run since
+            return self._resumed
         return {"delta": self.delta, "norms": self._norms, "twin": self._twin.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

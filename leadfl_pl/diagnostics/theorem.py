@@ -46,7 +46,8 @@ def check_theorem(trainer: Any, client: LightningModule) -> tuple[nn.Sequential,
         _refuse("model.momentum", 0, client.momentum)
     if trainer.precision not in ("32-true", "64-true"):
         _refuse("trainer.precision", "32 or 64", trainer.precision)
-    if (matmul := torch.get_float32_matmul_precision()) != "highest":
+    matmul = torch.get_float32_matmul_precision()
+    if trainer.precision == "32-true" and matmul != "highest":
         _refuse("torch's float32 matmul precision", "highest", matmul)
     largest = 2 / smoothness(*parts, trainer.datamodule.train_set)
     if client.lr > largest:

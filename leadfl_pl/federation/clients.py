@@ -25,7 +25,7 @@ from leadfl_pl.federation.client_update import LocalTask, client_update
 from leadfl_pl.federation.config import Federation
 from leadfl_pl.federation.malicious_client import MaliciousClient
 
-# of a GPU: a client is not left out since memory was short, and nothing works after the latter
+# of a GPU: no client is left out because memory was short; after an AcceleratorError nothing works
 DEVICE_ERRORS = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
 SERVER = -1  # in place of a client's id, in the seeds of the server's own training
 

@@ -16,7 +16,7 @@ import torch
 
 ABSOLUTE = re.compile(r"(?<![\w./~*-])/(?:[^\s/'\":,=\\]+/)+([^\s'\":,\\]*)")
 # what a command runs besides the package; an experiment's cells are known by all their settings
-OTHERS = (":/cli.py", ":/configs", ":(exclude,top)configs/experiments")
+OTHERS = ("{}/cli.py", "{}/configs", ":(exclude){}/configs/experiments")
 PACKAGES = ("leadfl_pl", "torch", "torchvision", "lightning", "torchmetrics", "numpy")
 
 
@@ -37,11 +37,12 @@ def device_facts(device: torch.device) -> dict[str, Any]:
     """What a run trains on, and of a GPU what its digits depend on."""
     if device.type != "cuda":
         return {"device": device.type}
+    convolutions = getattr(torch.backends.cudnn, "conv", None)  # from PyTorch 2.9 on
     return {
         "device": torch.cuda.get_device_name(device),
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
-        "tf32_convolutions": torch.backends.cudnn.allow_tf32,
-        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "float32_convolutions": getattr(convolutions, "fp32_precision", None),
+        "float32_matrix_products": getattr(torch.backends.cuda.matmul, "fp32_precision", None),
     }
 
 
@@ -92,7 +93,8 @@ def commit() -> str | None:
             return None
         added = git("ls-files", "-z", "--others", "--exclude-standard", f"{package}/*.py")
         texts = [(folder / p).read_text(errors="replace") for p in added.split("\0") if p]
-        changed = git("diff", "HEAD", "--", str(package), *OTHERS)
+        others = [path.format(package.parent) for path in OTHERS]
+        changed = git("diff", "HEAD", "--", str(package), *others)
         changes = "".join([changed, *texts])
         digest = f"+{sha256(changes.encode()).hexdigest()[:8]}" if changes else ""
         return git("rev-parse", "HEAD") + digest

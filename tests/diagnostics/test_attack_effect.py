@@ -84,6 +84,19 @@ def test_a_later_fit_measures_the_network_wherever_it_is_by_then() -> None:
     assert report.rows == expected
 
 
+def test_a_used_trainer_refuses_a_checkpoint_without_the_twin_and_keeps_its_own(tmp_path) -> None:
+    saving = {"enable_checkpointing": True, "default_root_dir": str(tmp_path / "other")}
+    fit(rounds=1, **saving)
+    trainer, client, _ = fit(fl.AttackEffect(), rounds=2)
+    trainer.fit(client, datamodule=SmallImages(batch_size=8))  # no round is left
+    trainer.save_checkpoint(tmp_path / "kept.ckpt")
+    *_, rows = fit(fl.AttackEffect(), rounds=3, ckpt_path=tmp_path / "kept.ckpt")
+    assert len(rows) == 3
+    last = tmp_path / "other/checkpoints/version_0/last.ckpt"
+    with pytest.raises(fl.ConfigError, match="AttackEffect must be there from round 0 on"):
+        trainer.fit(client, datamodule=SmallImages(batch_size=8), ckpt_path=last)
+
+
 def test_a_tied_weight_is_measured_once() -> None:
     effect = fl.AttackEffect()
     _, client, rows = fit(effect, client=fl.FederatedClient(Tied()))

@@ -60,6 +60,23 @@ def test_a_rule_sees_neither_buffers_nor_counters(model: State) -> None:
     assert used == [1]
 
 
+class Careless(fl.FedAvg):
+    """A user's rule that draws from the global generator."""
+
+    def combine(self, updates: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        return super().combine(updates, weights) + torch.rand(())
+
+
+def test_draws_of_a_rule_are_those_of_the_round(model: State) -> None:
+    after = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        replies = {0: Reply(moved(model, 1.0, 0), 1)}
+        after += [aggregate_states(Careless(), model, replies, round=t, seed=0)[0] for t in (0, 1)]
+    assert all(after[0][name].equal(t) for name, t in after[2].items())
+    assert not all(after[0][name].equal(t) for name, t in after[1].items())
+
+
 def test_the_model_is_not_changed_in_place(model: State) -> None:
     before = {name: t.clone() for name, t in model.items()}
     aggregate_states(fl.FedAvg(), model, {0: Reply(moved(model, 1.0, 0), 1)}, round=1, seed=0)

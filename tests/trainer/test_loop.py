@@ -468,6 +468,8 @@ def test_a_client_whose_forward_attackers_would_not_have_is_refused() -> None:
     with pytest.raises(fl.ConfigError, match=message):
         fit(Forward(small_client().model), aggregator=fl.FLTrust(root_size=20))
     fit(Forward(small_client().model), rounds=1)
+    nobody = {"num_malicious": 0}  # a control run, which measures the trigger
+    fit(Forward(small_client().model), rounds=1, attack=fl.PatternBackdoor(), federation=nobody)
 
 
 def test_the_mean_loss_of_many_steps_is_exact_in_bfloat16() -> None:

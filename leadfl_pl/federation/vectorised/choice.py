@@ -118,7 +118,7 @@ def measure(vectorised: VectorisedClients) -> tuple[str, str]:
     """
     try:
         check_vectorisable(vectorised)
-    except ConfigError as error:
+    except (ConfigError, torch.OutOfMemoryError) as error:
         return "sequential", str(error)
     federation, world_size = vectorised.federation, vectorised.client.trainer.world_size
     trial = copy.copy(vectorised)

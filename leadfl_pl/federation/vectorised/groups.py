@@ -171,7 +171,7 @@ class Share(NamedTuple):
 
 def _fit(attack: Attack) -> bool:
     owner = carrier(attack, "tasks")
-    stamping = getattr(owner, "attack", owner)  # whose trigger DataPoisoning takes
+    stamping = carrier(getattr(owner, "attack", owner), "trigger")  # DataPoisoning's is another's
     stamps = not isinstance(stamping, Backdoor) or fits(stamping, "stamp")
     return stamps and fits(owner, "tasks") and fits(carrier(attack, "balance"), "balance")
 

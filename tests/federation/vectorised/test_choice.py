@@ -160,10 +160,18 @@ def test_auto_takes_the_faster_one_for_the_whole_rank(monkeypatch) -> None:
         assert fit("auto").fit_loop.clients.execution == expected
 
 
-def test_auto_measures_what_it_says() -> None:
+def test_auto_runs_on_real_times() -> None:
     fit("auto")
     slow, fast = (choice._seconds(lambda s=s: time.sleep(s)) for s in (0.02, 0.0))
     assert 0 <= fast < 0.02 <= slow
+
+
+def test_auto_is_sequential_where_memory_is_short_for_the_trial(monkeypatch) -> None:
+    def short(*_) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(choice.StackedModel, "gradients", short)
+    assert fit("auto").fit_loop.clients.execution == "sequential"
 
 
 def test_auto_is_sequential_where_vectorised_is_refused() -> None:
