@@ -233,7 +233,7 @@ def test_an_error_of_ones_own_is_not_taken_for_a_lost_process() -> None:
         raise RuntimeError("shapes do not match")
     with pytest.raises(RankLostError, match="another process"), lost_ranks(2):
         raise RuntimeError("[gloo/transport/tcp/pair.cc:545] Connection reset by peer")
-    with pytest.raises(RankLostError, match="another process.*Duplicate GPU"), lost_ranks(2):
+    with pytest.raises(RankLostError, match=r"another process.*Duplicate GPU"), lost_ranks(2):
         raise RuntimeError("NCCL error: Duplicate GPU detected")
     with pytest.raises(RuntimeError, match="reset by peer") as caught, lost_ranks(1):
         raise RuntimeError("Connection reset by peer")
