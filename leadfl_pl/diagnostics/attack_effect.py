@@ -121,7 +121,7 @@ class AttackEffect(FederatedCallback):
             # before the state that a checkpoint has of the run's rule is loaded into it
             self._aggregator = copy.deepcopy(trainer.federation.aggregator)
             self._aggregator.forget()
-        elif self._twin is not None:  # of another fit, whose tensors the network may have left
+        else:  # after another fit, whose tensors the network may have left
             self._resumed, self._twin = {} if trainer.ckpt_path else self.state_dict(), None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
