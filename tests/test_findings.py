@@ -98,6 +98,25 @@ def test_what_is_said_of_the_catalogue_is_in_its_runs() -> None:
     assert len(left) == runs["seed"].nunique()
 
 
+def test_what_is_said_of_5_and_10_epochs_is_in_their_runs() -> None:
+    lines = section("table1_seeds").splitlines()
+    rows = [cells(line) for line in lines if line.startswith("| ") and " / " in line]
+    for defense, *numbers in rows:
+        found = []
+        for name in ("table1", "table1_seeds"):
+            labels = {"rule": "Multi-Krum", "defense": defense}
+            (path,) = [
+                path
+                for path in (ROOT / "results" / name).glob("*/cell.json")
+                if (cell := json.loads(path.read_text()))["labels"] == labels and cell["seed"] == 0
+            ]
+            rounds = 100 * pd.read_csv(path.parent / "rounds.csv")[:20]
+            clean, backdoor = rounds["val/clean_accuracy"], rounds["val/backdoor_accuracy"]
+            found.append((clean.iloc[-1], backdoor.mean(), backdoor.iloc[-1]))
+        assert numbers == [" / ".join(f"{x:.1f}" for x in row) for row in found]
+    assert len(rows) == 6
+
+
 def test_what_is_said_of_the_splits_is_in_their_table() -> None:
     text = section("splits")
     names = ["main accuracy", "backdoor average", "backdoor final"]
