@@ -90,6 +90,11 @@ def test_what_is_said_of_the_catalogue_is_in_its_runs() -> None:
             " / ".join(f"{x:.1f}" for x in row) for row in found.loc[defenses].to_numpy()
         ]
     assert len(rows) == 1 + runs["rule"].nunique() + runs["seed"].nunique()
+    rounds = pd.read_csv(ROOT / "results/catalogue/rounds.csv").query("burst")
+    during = 100 * rounds.groupby("defense")["backdoor accuracy"].mean()[defenses]
+    said = re.search(r"at ([\d.]+) % .*LeadFL and", text)[0]
+    assert re.findall(r"[\d.]+(?= %)", said) == [f"{x:.1f}" for x in during[:2]]
+    assert f"and {during['Contraction']:.1f} % under Contraction" in text
     final = runs.dropna(subset="backdoor final").groupby(["seed", "defense"])["backdoor final"]
     little, much = final.agg(lambda x: (x < 0.1).sum()), final.agg(lambda x: (x > 0.5).sum())
     left = [cells(line) for line in text.splitlines() if re.match(r"\| \d \|", line)]
