@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -60,7 +61,9 @@ def _dot(first: list[Tensor], second: list[Tensor]) -> Tensor:
 
 def _dots(first: list[Tensor], second: list[Tensor]) -> Tensor:
     pairs = zip(first, second, strict=True)
-    with torch.autocast(first[0].device.type, enabled=False):  # else vecdot is of bfloat16
+    kind = first[0].device.type
+    mixes = torch.amp.is_autocast_available(kind)  # mixed precision would make it bfloat16
+    with torch.autocast(kind, enabled=False) if mixes else nullcontext():
         dots = [torch.linalg.vecdot(a.reshape(len(a), -1), b.reshape(len(b), -1)) for a, b in pairs]
     return torch.stack(dots).sum(dim=0)
 
