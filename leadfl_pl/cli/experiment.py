@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import io
 import sys
 from collections.abc import Mapping, Sequence
@@ -89,7 +90,7 @@ def run(args: list[str]) -> int:
         jobs = plan(experiment.name, experiment.cells(), folder, resolve)
         left = unfinished(jobs, arguments.allow_mixed)
         if arguments.dry_run:
-            console.print(listing(jobs, left, arguments.jobs))
+            console.print(listing(jobs, left, arguments.jobs, known_seconds(experiment.name)))
             return 0
         if arguments.slurm is None:
             records = run_jobs(left, fit, arguments.jobs)
@@ -140,8 +141,21 @@ def default_jobs() -> int:
     return 1 if torch.cuda.is_available() else usable_cores()
 
 
-def listing(jobs: list[Job], left: list[Job], at_once: int) -> Table:
-    """The jobs, how far they are, and how long what is left takes, judged by what is finished."""
+def known_seconds(name: str) -> list[float]:
+    """The seconds a round in the table under ``results`` of this experiment, none without one."""
+    path = Path("results", name, "table.csv")
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        seconds = [row.get("seconds a round") for row in csv.DictReader(file)]
+    return [float(value) for value in seconds if value]
+
+
+def listing(jobs: list[Job], left: list[Job], at_once: int, known: list[float]) -> Table:
+    """The jobs, how far they are, and how long what is left takes.
+
+    That is judged by what is finished; by ``known`` seconds a round until something is.
+    """
     table = Table("run", "rounds", "state", "seconds")
     records = [job.read() for job in jobs]
     ended = [r["seconds_per_round"] for j, r in zip(jobs, records, strict=True) if j not in left]
@@ -150,8 +164,9 @@ def listing(jobs: list[Job], left: list[Job], at_once: int) -> Table:
         state = record.get("status", "to run")
         table.add_row(str(job.cell), f"{job.rounds_done()} of {job.rounds}", state, seconds)
     table.caption = f"{len(left)} to run; how long that takes is known when one is finished"
-    if ended:
+    if pace := ended or known:
         rounds = sum(job.rounds - job.rounds_done() for job in left)
-        minutes = sum(ended) / len(ended) * rounds / at_once / 60
-        table.caption = f"{len(left)} to run, about {minutes:.0f} minutes, {at_once} at a time"
+        minutes = sum(pace) / len(pace) * rounds / at_once / 60
+        by = "" if ended else ", on the machine of results/"
+        table.caption = f"{len(left)} to run, about {minutes:.0f} minutes, {at_once} at a time{by}"
     return table

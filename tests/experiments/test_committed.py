@@ -14,7 +14,7 @@ from conftest import ROOT
 from leadfl_pl.cli.main import main
 from leadfl_pl.records.provenance import processor
 
-RUNS = ROOT / "results/quickstart_experiment"
+RUNS = ROOT / "results/quickstart"
 ACCURACIES = ["val/clean_accuracy", "val/backdoor_accuracy", "round/malicious_selected"]
 
 

@@ -67,7 +67,7 @@ def test_the_interquartile_mean_leaves_out_the_outliers() -> None:
 def test_the_numbers_of_committed_runs_are_those_of_their_summaries() -> None:
     expected = {}
     for seed in range(5):
-        run = read_run(ROOT / f"results/quickstart/seed_{seed}")
+        run = read_run(ROOT / f"results/quickstart_seeds/seed_{seed}")
         expected[seed] = summary(run.rows, run.majority)
         folder = write_cell(NONE, seed, [(0.0, 0.0)])
         shutil.rmtree(folder / "logs")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -26,6 +27,7 @@ from leadfl_pl.experiments.jobs import Job, read_record
 from leadfl_pl.experiments.run import interrupt, is_locked, run_job, run_jobs
 from leadfl_pl.experiments.signals import handlers
 from leadfl_pl.experiments.spec import Cell
+from leadfl_pl.records.files import write_whole
 from leadfl_pl.records.rounds import read_run
 
 COMMAND = [sys.executable, str(ROOT / "cli.py"), "experiment", "run", "small.yaml", "--jobs", "2"]
@@ -94,6 +96,38 @@ def test_finished_runs_are_kept_and_those_of_another_commit_refused(capfd) -> No
     assert "must have runs of commit" in (said := capfd.readouterr().err)
     assert "got runs of 0ld: remove them, or take both with --allow-mixed" in said
     assert main(["run", "small.yaml", "--allow-mixed"]) == 0
+
+
+def test_time_is_estimated_by_the_committed_table_until_a_run_is_finished(capfd) -> None:
+    experiment(3, NONE, LDP)
+    table = Path("results/small/table.csv")
+    table.parent.mkdir(parents=True)
+    table.write_text("defense,seconds a round\nnone,20\nLDP,40\nlost,\n")
+    assert main(["run", "small.yaml", "--jobs", "2", "--dry-run"]) == 0
+    said = " ".join(capfd.readouterr().out.split())
+    assert "4 to run, about 3 minutes, 2 at a time, on the machine of results/" in said
+    table.write_text("defense\nnone\n")
+    assert main(["run", "small.yaml", "--dry-run"]) == 0
+    assert "is known when one is finished" in " ".join(capfd.readouterr().out.split())
+
+
+def test_a_full_disk_is_one_sentence_and_the_command_goes_on_with_room(monkeypatch, capfd) -> None:
+    experiment(1, NONE, LDP)
+
+    def full(path: Path, data: bytes) -> None:
+        if b'"finished"' in data and b"LDP" in data:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write_whole(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("leadfl_pl.experiments.jobs.write_whole", full)
+        assert main(["run", "small.yaml", "--jobs", "1"]) == 2
+    (said,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error")]
+    assert "No space left on device" in said
+    before = records()["none 0"]["folder"].stat().st_mtime_ns
+    assert main(["run", "small.yaml", "--jobs", "1"]) == 0
+    assert {record["status"] for record in records().values()} == {"finished"}
+    assert records()["none 0"]["folder"].stat().st_mtime_ns == before
 
 
 def test_a_run_that_goes_on_with_other_code_says_so(capfd) -> None:
