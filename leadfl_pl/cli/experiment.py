@@ -137,8 +137,8 @@ def parameters_of(words: Sequence[str]) -> dict[str, Any]:
 
 
 def default_jobs() -> int:
-    """As many runs at a time as there are cores, one if there is a GPU that they share."""
-    return 1 if torch.cuda.is_available() else usable_cores()
+    """As many runs at a time as there are GPUs, or cores where there is none."""
+    return torch.cuda.device_count() or usable_cores()
 
 
 def known_seconds(name: str) -> list[float]:

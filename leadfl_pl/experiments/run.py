@@ -21,6 +21,7 @@ from typing import Any
 from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky.process_executor import BrokenProcessPool
 
+from leadfl_pl.experiments.gpus import take_gpu
 from leadfl_pl.experiments.jobs import FAILED, FINISHED, RUNNING, STOPPED, Job
 from leadfl_pl.experiments.progress import Display
 from leadfl_pl.experiments.signals import SIGNALS, handlers, wakeup
@@ -155,10 +156,14 @@ def run_job(job: Job, fit: Fit, apart: bool = False) -> dict[str, Any]:
 
 
 def separate() -> None:
-    """Takes this process out of the reach of the terminal's Ctrl-C, and ties it to its parent."""
+    """Takes this process out of the reach of the terminal's Ctrl-C, and ties it to its parent.
+
+    It has a GPU of its own from then on, if there are as many.
+    """
     if os.getpgrp() == os.getpid():
         return
     os.setpgrp()
+    take_gpu()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     parent = os.getppid()
 

@@ -23,6 +23,7 @@ from joblib.externals.loky import get_reusable_executor
 
 from leadfl_pl.cli.experiment import main, report_ends
 from leadfl_pl.cli.federated import run as fit
+from leadfl_pl.experiments.gpus import take_gpu
 from leadfl_pl.experiments.jobs import Job, read_record
 from leadfl_pl.experiments.run import interrupt, is_locked, run_job, run_jobs
 from leadfl_pl.experiments.signals import handlers
@@ -305,6 +306,34 @@ def test_what_no_run_can_be_is_one_sentence(capsys) -> None:
     assert main(["run", "none.yaml"]) == 2
     assert capsys.readouterr().err.startswith("error: cannot read none.yaml: ")
     assert main(["walk", "small.yaml"]) == 2
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch, tmp_path) -> None:
+    def fit(arguments: list[str]) -> int:
+        (tmp_path / f"{arguments[0]}.gpu").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+        while len(list(tmp_path.glob("*.gpu"))) < 2:  # until both run
+            time.sleep(0.05)
+        return 0
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-8a")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    get_reusable_executor().shutdown(kill_workers=True)  # workers have the environment of before
+    try:
+        run_jobs([job(tmp_path, name) for name in "01"], fit, 2)
+    finally:
+        get_reusable_executor().shutdown(kill_workers=True)
+    assert {path.read_text() for path in tmp_path.glob("*.gpu")} == {"3", "GPU-8a"}
+
+
+def test_more_processes_than_gpus_share_them_evenly(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("leadfl_pl.experiments.gpus._HELD", [])
+    taken = []
+    for gpus in ["0,1"] * 5 + ["1,2", "7", ""]:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+        take_gpu()  # each call stands for a process: a lock is of the opened file
+        taken.append(os.environ["CUDA_VISIBLE_DEVICES"])
+    assert taken == ["0", "1", "0", "1", "0", "2", "7", ""]
 
 
 def test_jobs_of_a_queue_leave_the_same_records(capfd) -> None:
