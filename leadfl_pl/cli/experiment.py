@@ -86,7 +86,7 @@ def run(args: list[str]) -> int:
         require_jobs(arguments.jobs)
         experiment = read_experiment(arguments.file)
         check_axes(arguments.file, experiment.axes)
-        folder = arguments.runs / experiment.name
+        folder = arguments.runs.expanduser() / experiment.name
         jobs = plan(experiment.name, experiment.cells(), folder, resolve)
         left = unfinished(jobs, arguments.allow_mixed)
         if arguments.dry_run:

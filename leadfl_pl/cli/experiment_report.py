@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.experiments.jobs import plan
+from leadfl_pl.experiments.spec import Cell, read_experiment
+
+
+def hashes(name: str, folder: Path, cells: Sequence[Cell]) -> list[str]:
+    """Those of the cells' configurations, none where one cannot be resolved here."""
+    from leadfl_pl.cli.experiment import resolve  # which imports this module
+
+    try:
+        return [job.record["hash"] for job in plan(name, cells, folder, resolve)]
+    except ConfigError:
+        return []
 
 
 def main(args: list[str] | None = None) -> int:
@@ -34,20 +48,21 @@ def main(args: list[str] | None = None) -> int:
     )
     arguments = parser.parse_args(args)
     from leadfl_pl.experiments.report import write_report  # pandas and scipy take a second
-    from leadfl_pl.experiments.spec import read_experiment
 
     try:
         experiment, folder = None, arguments.experiment
         if not folder.is_dir():
             experiment = read_experiment(folder)
-            folder = arguments.runs / experiment.name
+            folder = arguments.runs.expanduser() / experiment.name
+        output = (arguments.output or folder).expanduser()
         table, notes = write_report(
             folder,
-            arguments.output or folder,
+            output,
             experiment,
             collected=arguments.collect,
             allow_mixed=arguments.allow_mixed,
             interquartile=arguments.interquartile,
+            hashes=partial(hashes, folder.name, folder),
         )
     except (ConfigError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -55,7 +70,7 @@ def main(args: list[str] | None = None) -> int:
     Console().print(table)
     for note in notes:
         print(note, file=sys.stderr)
-    print(f"{arguments.output or folder}: report.html")
+    print(f"{output}: report.html")
     return 0
 
 

@@ -118,7 +118,7 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--allow-mixed", action="store_true", help="keep runs of other commits")
     arguments, extra = parser.parse_known_args(args)
-    output = arguments.output or Path("runs/sweeps") / arguments.sweep.stem
+    output = (arguments.output or Path("runs/sweeps") / arguments.sweep.stem).expanduser()
     try:
         require_jobs(arguments.jobs)
         sweep = read_mapping(arguments.sweep, "method and parameters")

@@ -19,17 +19,17 @@ def collect(results: Results, output: Path) -> None:
     They go to ``output/HASH``, without places of this machine; the command in ``run.json`` is the
     one that repeats the run, wherever it was.
     """
-    for digest, folder in results.folders.items():
-        if digest not in set(results.runs["hash"]):
-            continue
-        place = output / digest
+    for run in results.runs[results.runs["hash"].notna()].to_dict("records"):
+        folder, place = results.folders[run["hash"]], output / run["hash"]
         place.mkdir(parents=True, exist_ok=True)
         record = read_record(folder)
+        if record["labels"]:  # what the tables call them: an experiment's file can rename
+            record["labels"] = {axis: run[axis] for axis in results.axes}
         _write_json(place / RECORD, record)
         if record["status"] == FINISHED:
-            run = read_run(folder)
-            _write_json(place / PROVENANCE, run.provenance | {"command": record["command"]})
-            write_whole(place / ROUNDS, (run.folder / ROUNDS).read_bytes())
+            read = read_run(folder)
+            _write_json(place / PROVENANCE, read.provenance | {"command": record["command"]})
+            write_whole(place / ROUNDS, (read.folder / ROUNDS).read_bytes())
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

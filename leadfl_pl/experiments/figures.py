@@ -79,8 +79,12 @@ def _parts(frame: pd.DataFrame, others: Sequence[str]) -> Iterator[tuple[str, st
     if not others:
         yield "", "", frame
         return
+    names: dict[str, int] = {}
     for labels, part in frame.groupby(list(others), sort=False):
         name = re.sub(r"[^\w.=+-]+", "_", "-".join(map(str, labels)), flags=re.ASCII)
+        names[name] = names.get(name, 0) + 1
+        if names[name] > 1:  # labels that differ in other characters only
+            name += f"_{names[name]}"
         pairs = zip(others, labels, strict=True)
         yield f"-{name}", ", ".join(f"{axis}: {label}" for axis, label in pairs), part
 

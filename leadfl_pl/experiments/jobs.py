@@ -122,8 +122,10 @@ def plan(name: str, cells: Iterable[Cell], folder: Path, resolve: Resolve) -> li
             "own_code": own_code(resolved[key]),
             "command": cell.command,
         }
+        trainer = resolved[key]["trainer"]
         place = [f"--trainer.default_root_dir={folder / digest}", "--ckpt_path=last"]
-        rounds = int(resolved[key]["trainer"]["max_epochs"])
+        place += ["--trainer.logger=true"] * (trainer.get("logger") is False)  # the report reads it
+        rounds = int(trainer["max_epochs"])
         jobs[digest] = Job(folder / digest, cell, [*cell.fit, *place], rounds, record)
     return list(jobs.values())
 
@@ -135,10 +137,10 @@ def code() -> str:
 
 def _check_trainer(run: str, trainer: Mapping[str, Any]) -> None:
     devices, rounds = trainer["devices"], trainer["max_epochs"]
-    if str(devices) != "1" and not (isinstance(devices, list) and len(devices) == 1):
+    if str(devices) != "1":
         raise ConfigError(
-            f"{run}: trainer.devices must be 1 or a list of one, since the runs share the machine, "
-            f"got {devices}"
+            f"{run}: trainer.devices must be 1, since the runs share the machine "
+            f"(CUDA_VISIBLE_DEVICES says which GPUs), got {devices}"
         )
     if rounds is None or rounds < 1:
         raise ConfigError(f"{run}: trainer.max_epochs must be >= 1, got {rounds}")
@@ -163,7 +165,9 @@ def own_code(config: Any) -> dict[str, str]:
         digests |= own_code(value)
     name = str(config.get("class_path", ""))
     if name and not name.startswith("leadfl_pl."):
-        file = str(import_module(name.rpartition(".")[0]).__file__)
+        place, _, kind = name.rpartition(".")
+        cls = getattr(import_module(place), kind)  # of a package, or of the module that defines it
+        file = str(import_module(cls.__module__).__file__)
         digests[name] = sha256(Path(file).read_bytes()).hexdigest()[:12]
     return digests
 

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import bootstrap, trim_mean
 
-from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.errors import LARGEST, ConfigError, require_number
 from leadfl_pl.experiments.jobs import FAILED, FINISHED
 from leadfl_pl.experiments.results import DIVERGED, Results
-from leadfl_pl.experiments.spec import NUMBERS
+from leadfl_pl.experiments.spec import FRACTIONS, NUMBERS
 
 
 class Estimate(NamedTuple):
@@ -120,6 +120,8 @@ def add_published(
         if not rows.any():
             raise ConfigError(f"published must have entries with labels of the axes, got {entry}")
         for name in [name for name in NUMBERS if name in entry]:
+            most = 1 if name in FRACTIONS else LARGEST
+            require_number("published", name, entry[name], least=0, most=most)
             column = f"{name} published"
             if column in table and table.loc[rows, column].notna().any():
                 raise ConfigError(f"published must have {name} once for a configuration: {entry}")

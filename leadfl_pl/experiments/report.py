@@ -13,7 +13,7 @@ from leadfl_pl.experiments.jobs import FINISHED
 from leadfl_pl.experiments.leaderboard import BACKDOOR, MAIN, leaderboard
 from leadfl_pl.experiments.over_seeds import add_published, over_seeds
 from leadfl_pl.experiments.page import page
-from leadfl_pl.experiments.results import Results, read_results
+from leadfl_pl.experiments.results import Hashes, Results, read_results
 from leadfl_pl.experiments.spec import Experiment
 from leadfl_pl.experiments.tables import as_latex, as_markdown, caption, for_terminal, text_table
 from leadfl_pl.records.files import write_whole
@@ -28,6 +28,7 @@ def write_report(
     collected: bool = False,
     allow_mixed: bool = False,
     interquartile: bool = False,
+    hashes: Hashes | None = None,
 ) -> tuple[Table, list[str]]:
     """Writes tables, figures and ``report.html``.
 
@@ -40,6 +41,7 @@ def write_report(
         collected: copy the records of the runs as well.
         allow_mixed: take runs of several commits.
         interquartile: the interquartile mean over seeds in place of the mean.
+        hashes: see :func:`~leadfl_pl.experiments.results.read_results`.
 
     Raises:
         ConfigError: the runs make no table, or ``output`` cannot be a folder or take the records.
@@ -48,7 +50,7 @@ def write_report(
         raise ConfigError(
             f"--collect copies records: --output must not be {folder}, where they are"
         )
-    results = read_results(folder, experiment, allow_mixed)
+    results = read_results(folder, experiment, allow_mixed, hashes)
     table = over_seeds(results, interquartile)
     sources = add_published(table, results.axes, experiment.published if experiment else [])
     text = text_table(table, results.axes)
@@ -74,7 +76,7 @@ def write_report(
         "table.tex": as_latex(text, results.axes),
         "report.html": page(results, table, text, svgs, said),
     }
-    ranked = {MAIN, BACKDOOR} <= set(table)
+    ranked = {MAIN, BACKDOOR} <= set(table) and table[MAIN].notna().iloc[0]
     if "front" in (kinds or ()) and len(results.axes) == 1 and ranked:
         files["leaderboard.md"] = leaderboard(table, results.axes[0])
     for name, content in files.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import nan
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ import pandas as pd
 
 from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.experiments.jobs import FAILED, FINISHED, RECORD, read_record
-from leadfl_pl.experiments.spec import COSTS, Experiment, check_axes
+from leadfl_pl.experiments.spec import COSTS, Cell, Experiment, check_axes
 from leadfl_pl.federation.server import NO_UPDATE
 from leadfl_pl.records.provenance import without_places
 from leadfl_pl.records.rounds import read_run, summary
@@ -23,6 +23,7 @@ DIVERGED, MISSING = "diverged", "missing"  # beside the states that a run's reco
 DIVERGENCE = ("FloatingPointError", NO_UPDATE)  # what such an error says
 ACCURACIES = {"main accuracy": "val/clean_accuracy", "backdoor accuracy": "val/backdoor_accuracy"}
 Record = dict[str, Any]  # what ``cell.json`` says
+Hashes = Callable[[Sequence[Cell]], Sequence[str]]  # of cells' configurations as they are today
 
 
 class Results(NamedTuple):
@@ -37,7 +38,10 @@ class Results(NamedTuple):
 
 
 def read_results(
-    folder: Path, experiment: Experiment | None = None, allow_mixed: bool = False
+    folder: Path,
+    experiment: Experiment | None = None,
+    allow_mixed: bool = False,
+    hashes: Hashes | None = None,
 ) -> Results:
     """Reads the runs in the folders under ``folder``.
 
@@ -45,6 +49,7 @@ def read_results(
         folder: of one experiment, with a folder for each run.
         experiment: says which runs there should be, and their order; all that there are if None.
         allow_mixed: take runs of several commits.
+        hashes: find the runs of cells that no single run's command is that of.
 
     Raises:
         ConfigError: there are no runs, a record is damaged, an axis is called like another column,
@@ -60,15 +65,16 @@ def read_results(
     folders = {r["hash"]: path for r, path in zip(records, folders.values(), strict=True)}
     notes = []
     if experiment is None:
+        _refuse_other_axes(folder, records)
         records.sort(key=lambda r: [*map(_natural, r["labels"].values()), r["seed"]])
     else:
-        records, others = _planned(records, experiment)
+        records, others = _planned(records, experiment, hashes)
         if others:
-            hashes = ", ".join(record["hash"] for record in others)
-            notes.append(f"not shown, as no cell of {experiment.name} has their command: {hashes}")
+            names = ", ".join(record["hash"] for record in others)
+            notes.append(f"not shown, as no cell of {experiment.name} has their command: {names}")
     check_axes(folder, records[0]["labels"])
     _refuse_twice(folder, records)
-    notes += _commits(folder, records, allow_mixed)
+    notes += _commits(folder, records, allow_mixed) + _own_code(folder, records, allow_mixed)
     runs, rounds = [], []
     for record in records:
         labels = record["labels"] or {"experiment": record["experiment"]}
@@ -105,14 +111,19 @@ def _natural(label: str) -> list[tuple[float, str]]:
     return [(float(p), "") if i % 2 else (-1.0, p) for i, p in enumerate(parts)]
 
 
-def _refuse_twice(folder: Path, records: Sequence[Record]) -> None:
-    seen: dict[tuple[Any, ...], Record] = {}
+def _refuse_other_axes(folder: Path, records: Sequence[Record]) -> None:
     for record in records:
         if list(record["labels"]) != list(records[0]["labels"]):
             raise ConfigError(
                 f"{folder} must have runs of the same axes, got {', '.join(record['labels'])} "
-                f"for {record['hash']} and {', '.join(records[0]['labels'])} for the others"
+                f"for {record['hash']} and {', '.join(records[0]['labels'])} for the others: "
+                "report the experiment's file"
             )
+
+
+def _refuse_twice(folder: Path, records: Sequence[Record]) -> None:
+    seen: dict[tuple[Any, ...], Record] = {}
+    for record in records:
         first = seen.setdefault((*record["labels"].values(), record["seed"]), record)
         if first is not record:
             name = ", ".join([*record["labels"].values(), f"seed {record['seed']}"])
@@ -122,22 +133,31 @@ def _refuse_twice(folder: Path, records: Sequence[Record]) -> None:
 
 
 def _planned(
-    records: Sequence[Record], experiment: Experiment
+    records: Sequence[Record], experiment: Experiment, hashes: Hashes | None
 ) -> tuple[list[Record], list[Record]]:
     """The records of an experiment's cells, with stand-ins for those missing, and the others."""
     by_command: dict[str, list[Record]] = {}
     for record in records:
         by_command.setdefault(record["command"], []).append(record)
-    planned = []
-    for cell in experiment.cells():
-        place = {"experiment": experiment.name, "labels": cell.labels, "seed": cell.seed}
+    cells = list(experiment.cells())
+    found = []
+    for cell in cells:
         commands = (cell.command, without_places(cell.command))  # the latter where it was collected
-        found = next(
-            (by_command.pop(c) for c in commands if c in by_command), [{"status": MISSING}]
-        )
-        for record in found:
+        found.append(next((by_command.pop(c) for c in commands if c in by_command), []))
+    unclear = [i for i, own in enumerate(found) if len(own) != 1]
+    left = [r for own in [*by_command.values(), *(found[i] for i in unclear)] for r in own]
+    if hashes and left and unclear:  # one configuration can be written in several ways
+        by_hash = {record["hash"]: record for record in left}
+        for i, digest in zip(unclear, hashes([cells[i] for i in unclear]), strict=False):
+            if digest in by_hash:
+                found[i] = [by_hash[digest]]
+    planned, taken = [], set()
+    for cell, own in zip(cells, found, strict=True):
+        place = {"experiment": experiment.name, "labels": cell.labels, "seed": cell.seed}
+        for record in own or [{"status": MISSING}]:
+            taken.add(record.get("hash"))
             planned.append(record | place | {"command": cell.command})
-    return planned, [record for left in by_command.values() for record in left]
+    return planned, [record for record in records if record["hash"] not in taken]
 
 
 def _commits(folder: Path, records: Sequence[Record], allow_mixed: bool) -> list[str]:
@@ -150,4 +170,18 @@ def _commits(folder: Path, records: Sequence[Record], allow_mixed: bool) -> list
     raise ConfigError(
         f"{folder} must have runs of one commit, got {got}: run those of one again, "
         "or take all with --allow-mixed"
+    )
+
+
+def _own_code(folder: Path, records: Sequence[Record], allow_mixed: bool) -> list[str]:
+    digests: dict[str, set[str]] = {}
+    for record in records:
+        for name, digest in (record.get("own_code") or {}).items():
+            digests.setdefault(name, set()).add(digest)
+    changed = ", ".join(sorted(name for name, seen in digests.items() if len(seen) > 1))
+    if not changed or allow_mixed:
+        return [f"runs before and after a change of {changed}"] * bool(changed)
+    raise ConfigError(
+        f"{folder} must have runs of one version of {changed}, got several: run the old ones "
+        "again, or take all with --allow-mixed"
     )

@@ -17,10 +17,9 @@ from leadfl_pl.core.yaml_files import read_mapping
 Settings = dict[str, Any]  # values by the keys of the command line
 KEYS = ("base", "set", "axes", "seeds", "published", "figures")
 COSTS = {"seconds a round": "seconds_per_round", "peak memory": "peak_memory_mb"}
+FRACTIONS = ("main accuracy", "backdoor average", "backdoor final")  # in 0 .. 1
 NUMBERS = (
-    "main accuracy",
-    "backdoor average",
-    "backdoor final",
+    *FRACTIONS,
     "backdoor lifespan",
     "recovery half-life",
     "attackers selected",
@@ -133,6 +132,9 @@ def read_experiment(path: Path) -> Experiment:
     axes = content.get("axes", {})
     if not isinstance(axes, dict) or not all(isinstance(v, list) and v for v in axes.values()):
         raise ConfigError(f"{path}: axes must have a list of entries for each axis, got {axes}")
+    for key in ("published", "figures"):
+        if not isinstance(content.get(key) or [], list):
+            raise ConfigError(f"{path}: {key} must be a list, got {key} = {content[key]}")
     settings = content.get("set", {})
     if not isinstance(settings, dict):
         raise ConfigError(f"{path}: set must be keys with values, got set = {settings}")
@@ -142,17 +144,27 @@ def read_experiment(path: Path) -> Experiment:
         _beside(path, settings),
         {str(axis): _levels(path, axis, entries) for axis, entries in axes.items()},
         _seeds(path, content.get("seeds", [0])),
-        content.get("published", []),
+        content.get("published") or [],
         content.get("figures"),
     )
-    with_config = ["set"] * ("config" in settings)
-    for axis, levels in experiment.axes.items():
-        with_config += [axis] * any("config" in level.settings for level in levels)
-    if len(with_config) > 1:
-        raise ConfigError(f"{path}: config must be in one place, got {' and '.join(with_config)}")
+    _check_keys(path, experiment)
     for axis, levels in experiment.axes.items():
         _refuse_twice(path, f"axes.{axis}", [level.label for level in levels])
     return experiment
+
+
+def _check_keys(path: Path, experiment: Experiment) -> None:
+    """Refuses settings that a run would not have as they are written."""
+    places: dict[str, list[str]] = {"config": ["set"] * ("config" in experiment.settings)}
+    for axis, levels in experiment.axes.items():
+        for key in dict.fromkeys(key for level in levels for key in level.settings):
+            places.setdefault(key, []).append(f"axes.{axis}")
+    for key, where in places.items():
+        if len(where) > 1:
+            raise ConfigError(f"{path}: {key} must be in one place, got {' and '.join(where)}")
+    instead = {"seed_everything": "seeds", "ckpt_path": "trainer.federation.start_from"}
+    for key in {*experiment.settings, *places} & set(instead):
+        raise ConfigError(f"{path} must have {instead[key]} in place of {key}")
 
 
 def _seeds(path: Path, seeds: Any) -> list[int]:
@@ -185,7 +197,7 @@ def _levels(path: Path, axis: str, entries: Sequence[Any]) -> list[Level]:
             name = ", ".join(_label(key, value) for key, value in constant.items())
         for values in itertools.product(*lists.values()):
             chosen = dict(zip(lists, values, strict=True))
-            parts = [str(name)] * bool(name) + [_label(*pair) for pair in chosen.items()]
+            parts = [str(name)] * (name != "") + [_label(*pair) for pair in chosen.items()]
             point = {key: chosen.get(key, value) for key, value in settings.items()}
             levels.append(Level(", ".join(parts) or "default", _beside(path, point)))
     return levels

@@ -10,7 +10,7 @@ import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
-from leadfl_pl.experiments.spec import NUMBERS
+from leadfl_pl.experiments.spec import FRACTIONS, NUMBERS
 
 NOTHING = "-"  # in place of a number
 
@@ -24,7 +24,7 @@ class Shown(NamedTuple):
 
 
 SHOWN = {
-    **dict.fromkeys(NUMBERS[:3], Shown("%", 100)),
+    **dict.fromkeys(FRACTIONS, Shown("%", 100)),
     "backdoor lifespan": Shown("rounds"),
     "recovery half-life": Shown("rounds"),
     "attackers selected": Shown(""),

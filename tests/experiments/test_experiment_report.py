@@ -15,6 +15,7 @@ from conftest import ROOT
 from written_runs import LEADFL, NONE, two_defenses, write_cell
 
 from leadfl_pl.cli.experiment_report import main
+from leadfl_pl.experiments.jobs import Job
 from leadfl_pl.experiments.over_seeds import estimate
 from leadfl_pl.records.rounds import read_run, summary
 
@@ -192,6 +193,32 @@ def test_the_file_adds_missing_runs_published_numbers_and_figures() -> None:
     assert sorted(path.name for path in Path("out").glob("*.png")) == ["rounds.png"]
 
 
+def test_a_run_is_found_by_its_hash_where_its_command_is_written_otherwise(monkeypatch) -> None:
+    experiment()
+    folder = write_cell({"defense": "an old name"}, 0, [(0.5, 0.3)], hash="1dp", command="fit")
+    write_cell({"defense": "no cell's"}, 0, [(0.5, 0.3)])
+    monkeypatch.setattr(
+        "leadfl_pl.cli.experiment_report.plan",
+        lambda name, cells, *_: [Job(folder, cell, [], 1, {"hash": "1dp"}) for cell in cells],
+    )
+    assert main(["small.yaml", "--runs", "runs", "-o", "out", "--collect"]) == 0
+    runs = pd.read_csv("out/runs.csv").set_index("defense")
+    assert list(runs["status"]) == ["finished", "finished"]
+    assert runs.loc["LDP", "hash"] == "1dp"
+    text = Path("out/table.md").read_text()
+    assert "not shown, as no cell of small has their command: nocell's-0" in text
+    assert json.loads(Path("out/1dp/cell.json").read_text())["labels"] == {"defense": "LDP"}
+
+
+def test_of_two_runs_of_a_command_the_one_of_todays_configuration_counts(monkeypatch) -> None:
+    experiment()
+    command = json.loads(Path("runs/small/none-0/cell.json").read_text())["command"]
+    write_cell({"defense": "none again"}, 0, [(0.5, 0.3)], hash="now", command=command)
+    monkeypatch.setattr("leadfl_pl.cli.experiment_report.hashes", lambda *_: ["now"])
+    assert main(["small.yaml", "--runs", "runs", "-o", "out"]) == 0
+    assert list(pd.read_csv("out/runs.csv")["hash"].fillna("")) == ["now", ""]
+
+
 def test_before_a_run_has_finished_there_is_a_table_and_no_leaderboard() -> None:
     experiment(figures=["front"])
     file = Path("runs/small/none-0/cell.json")
@@ -199,6 +226,19 @@ def test_before_a_run_has_finished_there_is_a_table_and_no_leaderboard() -> None
     assert main(["small.yaml", "--runs", "runs", "-o", "out"]) == 0
     assert list(pd.read_csv("out/table.csv")["states"]) == ["1 stopped", "1 missing"]
     assert not Path("out/leaderboard.md").exists()
+    command = "leadfl-pl fit --config=a.yaml --model.defense=LDP --trainer.devices=1"
+    write_cell({"defense": "LDP"}, 0, [(0.5, 0.1)], command=f"{command} --seed_everything=0")
+    assert main(["small.yaml", "--runs", "runs", "-o", "out"]) == 0
+    assert list(pd.read_csv("out/table.csv")["states"]) == ["1 stopped", "1 finished"]
+    assert not Path("out/leaderboard.md").exists()  # with nothing to compare with
+
+
+def test_runs_before_and_after_a_change_of_own_code_are_refused_unless_allowed(capsys) -> None:
+    for seed, digest in enumerate(("aaa", "bbb")):
+        write_cell(NONE, seed, [(0.5, 0.3)], own_code={"mine.Mine": digest})
+    assert failure(capsys).startswith("runs/small must have runs of one version of mine.Mine, got")
+    assert report("--allow-mixed") == 0
+    assert "runs before and after a change of mine.Mine" in Path("out/table.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -207,6 +247,14 @@ def test_before_a_run_has_finished_there_is_a_table_and_no_leaderboard() -> None
         ({"published": [{"defence": "none"}]}, "published must have entries with keys of defense,"),
         ({"published": [{"defense": "FL-WBC"}]}, "published must have entries with labels of the"),
         ({"published": [{"main accuracy": 0.1}] * 2}, "published must have main accuracy once for"),
+        (
+            {"published": [{"main accuracy": 89.3}]},
+            "published.main accuracy must be <= 1, got main accuracy = 89.3",
+        ),
+        (
+            {"published": [{"main accuracy": "89 %"}]},
+            "published.main accuracy must be a finite number, got main accuracy = 89 %",
+        ),
         ({"figures": ["pie"]}, "figures must be of rounds, front, heatmap, got pie"),
         (
             {"figures": ["heatmap"]},

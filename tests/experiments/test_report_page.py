@@ -6,11 +6,12 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from written_runs import two_defenses, write_cell
 
 from leadfl_pl.cli.experiment_report import main
-from leadfl_pl.experiments.figures import draw, plot_rounds
+from leadfl_pl.experiments.figures import _parts, draw, plot_rounds
 from leadfl_pl.experiments.over_seeds import over_seeds
 from leadfl_pl.experiments.results import read_results
 
@@ -124,3 +125,9 @@ def test_the_page_is_whole_and_every_link_stays_in_it() -> None:
     assert text.count("<svg") == 2
     assert "alert(1)</script>" not in text
     assert "leadfl-pl fit --config=a.yaml --seed_everything=1" in text
+
+
+def test_figures_of_labels_that_differ_in_other_characters_have_names_of_their_own() -> None:
+    frame = pd.DataFrame({"rule": ["均值", "中位数", "Krum"], "number": [1, 2, 3]})
+    names = [name for name, _, _ in _parts(frame, ["rule"])]
+    assert names == ["-_", "-__2", "-Krum"]

@@ -11,7 +11,7 @@ from conftest import ROOT
 
 from leadfl_pl import ConfigError
 from leadfl_pl.cli.experiment import resolve
-from leadfl_pl.experiments.jobs import Job, plan
+from leadfl_pl.experiments.jobs import Job, own_code, plan
 from leadfl_pl.experiments.spec import Experiment, read_experiment
 
 SHIPPED = sorted((ROOT / "configs/experiments").glob("*.yaml"))
@@ -75,6 +75,12 @@ def test_paths_are_seen_from_the_file_and_names_made_of_them() -> None:
     assert cell.settings == {"model.defense": "parts/mine.yaml", "model.lr": 0.2}
 
 
+def test_a_label_can_be_a_number_or_a_word_that_yaml_takes_for_no() -> None:
+    path = written(**axis({"label": 0}, {"label": False}))
+    labels = [cell.labels for cell in read_experiment(path).cells()]
+    assert labels == [{"defense": "0"}, {"defense": "False"}]
+
+
 def test_what_is_set_for_all_is_overridden_by_an_axis() -> None:
     path = written(set={"model.lr": 0.3, "trainer.max_epochs": 2}, **axis({"model.lr": 0.2}, {}))
     assert [cell.settings["model.lr"] for cell in read_experiment(path).cells()] == [0.2, 0.3]
@@ -93,6 +99,7 @@ def test_the_folder_is_that_of_the_configuration_and_not_of_how_it_is_written() 
     [job] = jobs_of(read_experiment(again))
     assert job.folder == before[1].folder
     assert job.folder != before[0].folder
+    assert job.arguments[-1] == "--trainer.logger=true"  # else there is nothing to report
 
 
 @pytest.mark.parametrize(
@@ -111,8 +118,16 @@ def test_the_folder_is_that_of_the_configuration_and_not_of_how_it_is_written() 
         (axis({"model.lr": []}), "axes.defense must have values for model.lr, got none"),
         (
             {"set": {"config": QUICK}, **axis({"config": QUICK})},
-            "config must be in one place, got set and defense",
+            "config must be in one place, got set and axes.defense",
         ),
+        (
+            {"axes": {"a": [{"model.lr": 0.1}], "b": [{"model.lr": 0.2}]}},
+            "model.lr must be in one place, got axes.a and axes.b",
+        ),
+        ({"set": {"seed_everything": 5}}, "must have seeds in place of seed_everything"),
+        (axis({"ckpt_path": "a.ckpt"}), "must have trainer.federation.start_from in place of ckpt"),
+        ({"figures": "rounds"}, "figures must be a list, got figures = rounds"),
+        ({"published": {"a": 1}}, "published must be a list, got published = {'a': 1}"),
         ({"set": [1]}, r"set must be keys with values, got set = \[1\]"),
     ],
 )
@@ -126,7 +141,8 @@ def test_a_file_that_is_no_experiment_is_one_sentence(content: dict, message: st
     [
         ([{"model.defens": "LDP"}], "small, defens=LDP, seed 0: .*model.defens"),
         ([{"model.lr": "fast"}], "small, lr=fast, seed 0: .*lr.*fast"),
-        ([{"trainer.devices": 2}], "small, devices=2, seed 0: trainer.devices must be 1 or a list"),
+        ([{"trainer.devices": 2}], "small, devices=2, seed 0: trainer.devices must be 1, since"),
+
         ([{"trainer.max_epochs": None}], "trainer.max_epochs must be >= 1, got None"),
         ([{"model.lr": 0.2}, {"model.lr": "2e-1"}], "different configurations, got the same for "
          "lr=0.2, seed 0 and lr=2e-1, seed 0"),
@@ -135,3 +151,15 @@ def test_a_file_that_is_no_experiment_is_one_sentence(content: dict, message: st
 def test_a_cell_that_is_none_is_one_sentence_before_anything_runs(entries, message) -> None:
     with pytest.raises(ConfigError, match=message):
         jobs_of(read_experiment(written(**axis(*entries))))
+
+
+def test_own_code_is_the_file_that_defines_the_class(tmp_path, monkeypatch) -> None:
+    package = tmp_path / "exported"
+    package.mkdir()
+    (package / "__init__.py").write_text("from .mine import Mine")
+    (package / "mine.py").write_text("class Mine: pass")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = {"defense": {"class_path": "exported.Mine"}}
+    before = own_code(config)
+    (package / "mine.py").write_text("class Mine: changed = True")
+    assert own_code(config)["exported.Mine"] != before["exported.Mine"]
