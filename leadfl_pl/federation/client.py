@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -224,10 +225,10 @@ class FederatedClient(LightningModule):
             self.log("train/loss", self._loss_sum / self._loss_steps)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        try:
+        which = "the checkpoint"
+        with suppress(RuntimeError):  # without a Trainer
             which = f"ckpt_path = {self.trainer.ckpt_path}"
-        except RuntimeError:  # without a Trainer
-            which = "the checkpoint"
+            self.trainer.precision_plugin.convert_module(self)  # before float64 is copied into it
         check_weights(checkpoint, self, which)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

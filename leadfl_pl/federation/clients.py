@@ -126,7 +126,8 @@ class Clients:
         if not any(cohort.malicious) or not overrides(self.attack, "adapt"):
             return
         first = cohort.client_ids[cohort.malicious.index(True)]
-        with isolated_rng(derive_seed(self.seed, "adapt", cohort.round)):
+        context = self.client.trainer.precision_plugin.train_step_context
+        with isolated_rng(derive_seed(self.seed, "adapt", cohort.round)), context():
             self.attack.adapt(self.view(cohort.round, first, last_update))
         strategy = self.client.trainer.strategy
         self.attack.load_state_dict(strategy.broadcast(self.attack.state_dict()))

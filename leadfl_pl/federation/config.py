@@ -127,7 +127,8 @@ class Federation:
         with errors_of(f"{type(self.schedule).__name__}, asked for round {round},"):
             cohort = self.schedule.cohort(self.population, round)
             check_cohort(self.schedule, cohort, self.population, round)
-        return cohort
+        # NumPy's would spoil checkpoints
+        return Cohort(round, tuple(map(int, cohort.client_ids)), tuple(map(bool, cohort.malicious)))
 
     def local_step_count(self, num_examples: int, batch_size: int) -> int:
         """I, how many local steps a client with so many examples takes in a round."""

@@ -77,6 +77,7 @@ class BackdoorEvaluation(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.average.reset()  # what it has computed is of another run
         self.average.load_state_dict(state_dict["average"])
         self.last_averaged = state_dict["last_averaged"]
         self.attack.load_state_dict(state_dict.get("attack", {}))

@@ -12,6 +12,7 @@ from torchmetrics import Metric
 
 from leadfl_pl.aggregators import Aggregator
 from leadfl_pl.aggregators.base import check_rule
+from leadfl_pl.attacks.base import overrides
 from leadfl_pl.attacks.checks import check_attack, try_corrupt
 from leadfl_pl.core.describe import callable_name, describe, first_difference, remembers_only_in
 from leadfl_pl.core.errors import (
@@ -31,6 +32,7 @@ from leadfl_pl.federation.client import FederatedClient
 from leadfl_pl.federation.clients import Clients
 from leadfl_pl.federation.config import Federation
 from leadfl_pl.federation.server import RoundResult
+from leadfl_pl.trainer.backdoor_evaluation import BackdoorEvaluation
 
 
 def check_run(
@@ -46,6 +48,12 @@ def check_run(
         with errors_of(f"{type(federation.attack).__name__}.check"):
             federation.attack.check(datamodule.image_shape, datamodule.num_classes)
     check_network(client, datamodule)
+    if client.evaluation_mode == "train" and trainer.num_sanity_val_steps:
+        raise ConfigError(
+            "trainer.num_sanity_val_steps must be 0 where model.evaluation_mode is train, since a "
+            "resumed run would move BatchNorm's buffers with it, "
+            f"got num_sanity_val_steps = {trainer.num_sanity_val_steps}"
+        )
     attacked = federation.attack and federation.num_malicious
     others_train = attacked or federation.aggregator.root_size
     if others_train and type(client).forward is not FederatedClient.forward:
@@ -54,7 +62,7 @@ def check_run(
             "and a server with a root data set, train the network without it: put what it does "
             "into the network, model.model"
         )
-    check_monitors(trainer, federation)
+    check_monitors(trainer)
     with errors_of(f"{type(federation.aggregator).__name__}.check_size"):
         federation.aggregator.check_size(ModelVector(client.model, federation.distance_space).d)
     check_root(federation.aggregator, datamodule)
@@ -74,7 +82,7 @@ def check_network(client: FederatedClient, datamodule: FederatedDataModule) -> N
     x, _ = client.trainer.precision_plugin.convert_input(batch)
     modes = [(part, part.training) for part in client.modules()]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), client.trainer.precision_plugin.forward_context():
             logits = client.eval()(x[:1].to(client.device))
     except Exception as error:
         raise ConfigError(
@@ -97,7 +105,7 @@ def check_network(client: FederatedClient, datamodule: FederatedDataModule) -> N
         )
 
 
-def check_monitors(trainer: Trainer, federation: Federation) -> None:
+def check_monitors(trainer: Trainer) -> None:
     """Raises if a callback waits for a metric that is never logged.
 
     Diagnostics and classes from elsewhere may log anything, so that nothing is known where there
@@ -110,9 +118,12 @@ def check_monitors(trainer: Trainer, federation: Federation) -> None:
         if not ours or module.startswith("leadfl_pl.diagnostics."):
             return
     nothing = RoundResult((), (), (), (), (), *[torch.zeros(())] * 3)
-    logged = ["epoch", "step", "val/clean_accuracy", *nothing.metrics()]
-    if federation.attack is not None:
-        logged += [f"val/backdoor_accuracy{end}" for end in ("", "_all", "_avg")]
+    logged = ["epoch", "step", *nothing.metrics()]
+    if trainer.limit_val_batches:
+        logged.insert(2, "val/clean_accuracy")
+        measured = [c.attack for c in callbacks if isinstance(c, BackdoorEvaluation)]
+        if any(overrides(attack, "trigger") for attack in measured):
+            logged += [f"val/backdoor_accuracy{end}" for end in ("", "_all", "_avg")]
     for callback in callbacks:
         monitor = getattr(callback, "monitor", None)
         if monitor not in (None, *logged):
@@ -133,8 +144,25 @@ def check_root(aggregator: Aggregator, datamodule: FederatedDataModule) -> None:
         )
 
 
+def check_optimizers(trainer: Trainer, carry_momentum: bool) -> None:
+    """Raises unless there is one optimizer, alone, whose momentum can be carried if it is to be."""
+    names = [type(o).__name__ for o in trainer.optimizers]
+    schedulers = [type(config.scheduler).__name__ for config in trainer.lr_scheduler_configs]
+    if len(names) != 1 or schedulers:
+        raise ConfigError(
+            f"{type(trainer.lightning_module).__name__}.configure_optimizers must return one "
+            f"optimizer and no scheduler, got {', '.join([*names, *schedulers])}"
+        )
+    if carry_momentum and not isinstance(trainer.optimizers[0], torch.optim.SGD):
+        raise ConfigError(
+            "trainer.federation.carry_momentum must be false unless the optimizer is SGD, whose "
+            f"momentum it carries, got {names[0]}"
+        )
+
+
 def check_methods(clients: Clients, num_classes: int) -> None:
     """Raises unless defense, attack and rule, tried once, return what they must."""
+    check_optimizers(clients.client.trainer, clients.federation.carry_momentum)
     named = [(n, p) for n, p in clients.client.model.named_parameters() if p.requires_grad]
     defense, attack = clients.client.defense, clients.federation.attack
     require_override("model.defense", defense, ClientDefense)
@@ -152,7 +180,8 @@ def check_methods(clients: Clients, num_classes: int) -> None:
         with errors_of(f"trainer.federation.attack = {type(attack).__name__}, tried once,"):
             view = clients.view(0, clients.malicious_ids[0], None)
             attack.load_state_dict({})
-            with remembers_only_in("its state_dict", attack):
+            context = clients.client.trainer.precision_plugin.train_step_context
+            with remembers_only_in("its state_dict", attack), context():
                 check_attack(attack, view, num_classes)
                 try_corrupt(attack, updates)
                 attack.load_state_dict({})

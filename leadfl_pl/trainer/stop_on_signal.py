@@ -38,8 +38,9 @@ class StopOnSignal(Callback):
         self._quiet = True
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.stopped_by, self.received = None, set()
-        self._before = _handlers()
+        if stage == "fit":
+            self.stopped_by, self.received = None, set()
+            self._before = _handlers()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._quiet = not trainer.is_global_zero

@@ -72,6 +72,7 @@ def run(
     ckpt_path: str | None = None,
     callbacks: list[Callback] | None = None,
     momentum: float = 0.0,
+    precision: str | None = None,
     **federation: Any,
 ) -> tuple[torch.Tensor, list[dict[str, float]]]:
     """Final state and rows of a run under ``root``."""
@@ -87,6 +88,7 @@ def run(
         default_root_dir=str(root),
         callbacks=[report, *stop, *(callbacks or [])],
         federation=federation,
+        precision=precision,
     )
     unplugged = pytest.raises(RuntimeError, match="pulled the plug")
     with unplugged if interrupt is not None else nullcontext():
@@ -117,6 +119,10 @@ def test_every_defense_resumes_to_the_same_bits(name: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("name", RULES)
 def test_every_rule_resumes_to_the_same_bits(name: str, tmp_path: Path) -> None:
     assert_resumes(tmp_path, 2, RULES[name], defense=fl.NoDefense())
+
+
+def test_double_precision_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    assert_resumes(tmp_path, 2, Momentum, defense=fl.LeadFL(), precision="64-true")
 
 
 class ForgetfulDefense(fl.ClientDefense):

@@ -87,7 +87,8 @@ def test_min_epochs_do_not_keep_a_run_from_stopping() -> None:
 def test_without_checkpoints_it_says_so(capfd: pytest.CaptureFixture) -> None:
     trainer = small_trainer(rounds=3, callbacks=[Send(signal.SIGTERM, round=0)])
     trainer.fit(small_client(), datamodule=SmallImages())
-    assert trainer.stopped_by == signal.SIGTERM
+    trainer.validate(small_client(), datamodule=SmallImages(), verbose=False)
+    assert trainer.stopped_by == signal.SIGTERM  # as it was: nothing else has been fitted
     assert "stopped after 1 of 3 rounds. There is no checkpoint to go on" in capfd.readouterr().err
 
 

@@ -129,7 +129,7 @@ def measure(vectorised: VectorisedClients) -> tuple[str, str]:
     one_by_one = len(positions) * _seconds(lambda: trial.attempt(cohort, 0, None))
     try:
         at_once = _seconds(lambda: trial.train_together(cohort, positions, None))
-    except RuntimeError as error:  # out of memory, or an operation that vmap does not have
+    except Exception as error:  # memory, an operation that vmap lacks, a client's own
         return "sequential", f"vectorised training raised {error}"
     faster = "vectorised" if at_once < one_by_one else "sequential"
     return faster, (

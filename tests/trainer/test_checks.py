@@ -1,0 +1,112 @@
+"""What does not fit is one sentence before a run starts, and what fits is taken."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from tiny import SmallImages, small_client, small_trainer
+from torch import Tensor, nn
+
+import leadfl_pl as fl
+
+
+def fit(client: fl.FederatedClient | None = None, **kwargs) -> fl.FederatedTrainer:
+    trainer = small_trainer(rounds=1, **kwargs)
+    trainer.fit(client or small_client(), datamodule=SmallImages(batch_size=8))
+    return trainer
+
+
+def configured(*parts: str) -> fl.FederatedClient:
+    """A client whose optimizers and schedulers have these names."""
+
+    class Own(fl.FederatedClient):
+        def configure_optimizers(self):
+            kinds = [getattr(torch.optim, part) for part in parts if part != "StepLR"]
+            optimizers = [kind(self.model.parameters(), lr=0.1) for kind in kinds]
+            scheduler = torch.optim.lr_scheduler.StepLR
+            return optimizers, [scheduler(optimizers[0], 1)] * ("StepLR" in parts)
+
+    return Own(small_client().model)
+
+
+@pytest.mark.parametrize("parts", [("SGD", "StepLR"), ("SGD", "Adam")])
+def test_what_no_local_step_would_use_is_refused(parts: tuple[str, ...]) -> None:
+    message = f"Own.configure_optimizers must return one .* got {', '.join(parts)}"
+    with pytest.raises(fl.ConfigError, match=message):
+        fit(configured(*parts))
+
+
+def test_only_the_momentum_of_sgd_is_carried() -> None:
+    fit(configured("RMSprop"))
+    with pytest.raises(fl.ConfigError, match=r"carry_momentum must be false unless .* RMSprop"):
+        fit(configured("RMSprop"), federation={"carry_momentum": True})
+
+
+MEASURED = fl.BackdoorEvaluation(fl.PatternBackdoor())
+
+
+@pytest.mark.parametrize(
+    ("monitor", "settings", "right"),
+    [
+        ("val/backdoor_accuracy", {"attack": fl.PatternBackdoor()}, True),
+        ("val/backdoor_accuracy", {"attack": fl.ALIE()}, False),  # without a trigger
+        ("val/backdoor_accuracy", {}, False),
+        ("val/backdoor_accuracy", {"callbacks": [MEASURED]}, True),
+        ("val/clean_accuracy", {}, True),
+        ("val/clean_accuracy", {"limit_val_batches": 0}, False),
+        ("round/selected", {"limit_val_batches": 0}, True),
+    ],
+)  # fmt: skip
+def test_a_monitor_is_a_metric_that_is_logged(monitor, settings, right: bool, tmp_path) -> None:
+    best = ModelCheckpoint(tmp_path, monitor=monitor, save_on_train_epoch_end=True)
+    settings = settings | {"callbacks": [*settings.get("callbacks", []), best]}
+    if right:
+        fit(enable_checkpointing=True, default_root_dir=tmp_path, **settings)
+        assert best.best_model_path
+    else:
+        with pytest.raises(fl.ConfigError, match=f"ModelCheckpoint must have .* = {monitor}"):
+            fit(enable_checkpointing=True, default_root_dir=tmp_path, **settings)
+
+
+class Recurrent(nn.Module):
+    """Makes a state of the default dtype in each forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.head = nn.GRUCell(64, 8), nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.cell(x.flatten(1), torch.zeros(len(x), 8)))
+        return logits
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_a_network_may_make_tensors_of_the_default_dtype(precision: str) -> None:
+    attack = fl.A3FL(steps=1, unlearning_steps=1)
+    fit(fl.FederatedClient(Recurrent()), attack=attack, precision=precision)
+
+
+def test_a_sanity_check_that_would_move_buffers_is_refused() -> None:
+    with pytest.raises(fl.ConfigError, match=r"num_sanity_val_steps must be 0 .* got .* = 2"):
+        fit(small_client(evaluation_mode="train"), num_sanity_val_steps=2)
+    fit(num_sanity_val_steps=2)
+
+
+class Drawn(fl.RandomSchedule):
+    def cohort(self, population: fl.Population, round: int) -> fl.Cohort:
+        cohort = super().cohort(population, round)
+        ids, malicious = map(np.array, (cohort.client_ids, cohort.malicious))
+        return fl.Cohort(round, tuple(ids), tuple(malicious))
+
+
+def test_ids_that_numpy_drew_leave_checkpoints_that_can_be_loaded(tmp_path) -> None:
+    path = tmp_path / "a.ckpt"
+    fit(schedule=Drawn(), federation={"carry_momentum": True}).save_checkpoint(path)
+    torch.load(path, weights_only=True)
+
+
+def test_a_loader_of_ones_own_is_left_whole_on_every_rank() -> None:
+    trainer = small_trainer(use_distributed_sampler=True)
+    assert not trainer._accelerator_connector.use_distributed_sampler
