@@ -201,5 +201,10 @@ def effect_before(callback: FederatedCallback, trainer: Any) -> AttackEffect:
     )
 
 
+def starts_anew(trainer: Any) -> bool:
+    """Whether a fit starts, or goes on from a checkpoint and not from the same Trainer's last."""
+    return trainer.fit_loop.rounds_done == 0 or trainer.ckpt_path is not None
+
+
 def _name(kind: str, layer: str) -> str:
     return f"attack_effect/{kind}/{layer}" if layer else f"attack_effect/{kind}"

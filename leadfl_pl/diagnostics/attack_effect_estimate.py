@@ -10,7 +10,7 @@ from torch import Tensor
 
 from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.core.vector import Snapshot
-from leadfl_pl.diagnostics.attack_effect import AttackEffect, effect_before
+from leadfl_pl.diagnostics.attack_effect import AttackEffect, effect_before, starts_anew
 from leadfl_pl.diagnostics.linearised import (
     Product,
     Propagation,
@@ -76,12 +76,14 @@ class AttackEffectEstimate(FederatedCallback):
         self.before: Tensor | None = None  # (d,) the measured effect, before the round
         self.carried: dict[str, Tensor] = {}  # (d,) the estimates since the last attacked round
 
-    def setup(self, trainer: Any, pl_module: LightningModule, stage: str) -> None:
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
         name = type(self).__name__
         self.effect = effect_before(self, trainer)
+        if starts_anew(trainer):
+            self.carried = {}
         for key, needed in (("carry_momentum", False), ("distance_space", "params")):
             if (value := getattr(trainer.federation, key)) != needed:
                 raise ConfigError(
@@ -106,7 +108,8 @@ class AttackEffectEstimate(FederatedCallback):
         if any(trainer.federation.cohort(t).malicious):
             self.carried = {}
         elif self.before is not None and delta is not None and self.before.any() and delta.any():
-            names = [*PRODUCTS, *(name + SINCE for name in PRODUCTS)]
+            since = self.carried or (t and any(trainer.federation.cohort(t - 1).malicious))
+            names = [*PRODUCTS, *(name + SINCE for name in PRODUCTS if since)]
             vectors = {n: self.carried.get(n, self.before).to(delta) for n in names}
             estimates, residual = self.propagate(trainer, t, vectors)
             pl_module.log("attack_effect/rule_residual", residual)
@@ -124,7 +127,8 @@ class AttackEffectEstimate(FederatedCallback):
         clients, result = trainer.fit_loop.clients, trainer.fit_loop.result
         start, vector = self.start, clients.vector
         assert start is not None  # since on_train_epoch_start
-        parts = {n: vector.trainable(v) for n, v in vectors.items()}
+        # the other model is the twin's, at W - delta
+        parts = {n: vector.trainable(-v) for n, v in vectors.items()}
         products = {n: PRODUCTS[n.removesuffix(SINCE)] for n in vectors}
         after, updates, changes = vector.snapshot(), [], []
         vector.restore(start)
@@ -148,7 +152,7 @@ class AttackEffectEstimate(FederatedCallback):
         for name, before in vectors.items():
             estimate = (1 + of_model) * before.double()
             for weight, change in zip(of_clients, changes, strict=True):
-                estimate += weight * change[name]
+                estimate -= weight * change[name]
             estimates[name] = estimate
         return estimates, residual
 

@@ -14,6 +14,7 @@ from leadfl_pl.core.rng import generator
 from leadfl_pl.core.values import LocalStep
 from leadfl_pl.diagnostics.linearised import hessian_vector_product
 from leadfl_pl.diagnostics.replay import Observer, replay, require_replayable
+from leadfl_pl.federation.clients import DEVICE_ERRORS
 from leadfl_pl.trainer.callback import FederatedCallback
 
 
@@ -165,7 +166,7 @@ class Curvature(FederatedCallback):
         self.near_zero, self.near_one = near_zero, near_one
         self.values: dict[str, float] = {}  # of the running round
 
-    def setup(self, trainer: Any, pl_module: LightningModule, stage: str) -> None:
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
             require_replayable("Curvature", trainer, pl_module)
@@ -190,7 +191,12 @@ class Curvature(FederatedCallback):
             return
         rng = generator(clients.seed, "curvature", t, honest[0], device=clients.vector.device)
         probe = DiagonalProbe(clients.num_steps(honest[0]) - 2, self.samples, rng)
-        replay(clients, t, honest[0], probe)
+        try:
+            replay(clients, t, honest[0], probe)
+        except (ConfigError, *DEVICE_ERRORS):
+            raise
+        except Exception:  # in the round, it is left out
+            return
         self.values = self.describe(probe)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: LightningModule) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.rng import isolated_rng
 from leadfl_pl.core.values import LocalStep
 from leadfl_pl.defenses import ClientDefense, check_defense
 from leadfl_pl.defenses.base import clones
@@ -124,7 +125,8 @@ class _Course:
         """The update (m,) of the trainable parameters that the client sends."""
         changes = torch._foreach_sub(self.params, self.first)
         delta = torch.cat([change.flatten() for change in changes])
-        return self.defense.finish(delta, copied(generator))
+        with isolated_rng():
+            return self.defense.finish(delta, copied(generator))
 
 
 class Propagation(Observer):
@@ -169,9 +171,12 @@ class Propagation(Observer):
         self.curved: dict[str, list[Tensor]] = {}  # H_i v by name
 
     def start(self, names: Sequence[str], params: list[Tensor]) -> None:
-        self.real.start(names, wide_copies(params))
+        with isolated_rng():  # a defense may draw from global generators: all the same numbers
+            self.real.start(names, wide_copies(params))
         for name, course in self.moved.items():
-            course.start(names, list(torch._foreach_add(wide_copies(params), self.vectors[name])))
+            with isolated_rng():
+                start = torch._foreach_add(wide_copies(params), self.vectors[name])
+                course.start(names, list(start))
 
     def gradient(self, params: list[nn.Parameter], grads: list[Tensor]) -> None:
         for name, course in self.moved.items():
@@ -183,8 +188,10 @@ class Propagation(Observer):
     def after_step(self, step: LocalStep) -> None:
         grads = wide_copies(step.grads)
         for name, course in self.moved.items():
-            course.step(step, list(torch._foreach_add(grads, self.curved[name])))
-        self.real.step(step, grads)
+            with isolated_rng():
+                course.step(step, list(torch._foreach_add(grads, self.curved[name])))
+        with isolated_rng():
+            self.real.step(step, grads)
 
     def finish(self, generator: torch.Generator) -> None:
         real = self.real.sent(generator)

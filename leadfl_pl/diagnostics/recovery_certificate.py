@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from leadfl_pl.core.vector import ModelVector
-from leadfl_pl.diagnostics.attack_effect import AttackEffect, effect_before
+from leadfl_pl.diagnostics.attack_effect import AttackEffect, effect_before, starts_anew
 from leadfl_pl.diagnostics.theorem import check_theorem
 from leadfl_pl.trainer.callback import FederatedCallback
 
@@ -118,11 +118,14 @@ class RecoveryCertificate(FederatedCallback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.bound = state_dict["bound"]
 
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit" and starts_anew(trainer):
+            self.bound = None
+
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self.features, last = check_theorem(trainer, pl_module)
         self.num_features = last.in_features
-        if trainer.fit_loop.rounds_done == 0:  # a fit before this one had another bound
-            self.bound = None
         self.effect = effect_before(self, trainer)
 
     @torch.no_grad()

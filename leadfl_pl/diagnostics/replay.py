@@ -15,9 +15,10 @@ from leadfl_pl.defenses import ClientDefense
 from leadfl_pl.federation.client import Batch, FederatedClient
 from leadfl_pl.federation.client_update import client_update
 from leadfl_pl.federation.clients import Clients
+from leadfl_pl.federation.step_hooks import overridden_in_step
 
-REPLAYED = ("forward", "training_step", "local_step", "compute_gradient", "gradient_at",
-            "configure_optimizers")  # fmt: skip
+REPLAYED = ("forward", "start_round", "start_epoch", "training_step", "local_step",
+            "compute_gradient", "gradient_at", "finish_round", "configure_optimizers")  # fmt: skip
 
 
 class Observer:
@@ -110,7 +111,7 @@ def replay(clients: Clients, t: int, client_id: int, observer: Observer) -> Clie
     return client_update(client, clients.vector, clients.task(t, client_id))
 
 
-def require_replayable(owner: str, trainer: Any, client: object) -> None:
+def require_replayable(owner: str, trainer: Any, client: FederatedClient) -> None:
     """Raises :class:`ConfigError` unless one process has all clients and replays what they do."""
     if trainer.world_size > 1:
         raise ConfigError(f"{owner} needs one process, got {trainer.world_size}: devices = 1")
@@ -120,3 +121,5 @@ def require_replayable(owner: str, trainer: Any, client: object) -> None:
                 f"{owner} needs a FederatedClient that leaves {name}() as it is, which a replay "
                 f"would not call, got model = {type(client).__name__}"
             )
+    if overridden := overridden_in_step(client):
+        raise ConfigError(f"{owner} needs local steps that a replay can repeat, but {overridden}")

@@ -15,6 +15,7 @@ from leadfl_pl.data import ImageSet
 from leadfl_pl.data.base import TensorBatches
 from leadfl_pl.defenses import Contraction
 from leadfl_pl.federation.client import FederatedClient
+from leadfl_pl.federation.step_hooks import overridden_in_step
 from leadfl_pl.models import Normalize
 
 
@@ -42,6 +43,11 @@ def check_theorem(trainer: Any, client: LightningModule) -> tuple[nn.Sequential,
         _refuse("trainer.federation.server_lr", 1, federation.server_lr)
     if federation.distance_space != "params":
         _refuse("trainer.federation.distance_space", "params", federation.distance_space)
+    if overridden := overridden_in_step(client):
+        _refuse("trainer.callbacks", "without a part in local steps", overridden)
+    limit = trainer.limit_val_batches
+    if isinstance(limit, int) or limit != 1.0:
+        _refuse("trainer.limit_val_batches", 1.0, limit)
     if client.momentum != 0:
         _refuse("model.momentum", 0, client.momentum)
     if trainer.precision not in ("32-true", "64-true"):

@@ -26,6 +26,16 @@ def step_listener(client: FederatedClient) -> str | None:
     Then ``loss.backward()`` and the bare optimizer do what ``manual_backward`` and Lightning's
     optimizer do, which go through all callbacks three times a step to find that out.
     """
+    profiler = client.trainer.profiler  # type: ignore[attr-defined]
+    if overridden := overridden_in_step(client):
+        return overridden
+    if not isinstance(profiler, PassThroughProfiler):
+        return f"{type(profiler).__name__} times every step"
+    return None
+
+
+def overridden_in_step(client: FederatedClient) -> str | None:
+    """What can change a client's local steps beside its own methods, for a message."""
     trainer: Any = client.trainer
     strategy, precision = trainer.strategy, trainer.precision_plugin
     unscaled = isinstance(precision, MixedPrecision) and precision.scaler is None  # bf16
@@ -40,6 +50,4 @@ def step_listener(client: FederatedClient) -> str | None:
         for name in names:
             if getattr(getattr(part, name), "__func__", None) is not getattr(parent, name):
                 return f"{type(part).__name__} overrides {name}()"
-    if not isinstance(trainer.profiler, PassThroughProfiler):
-        return f"{type(trainer.profiler).__name__} times every step"
     return None

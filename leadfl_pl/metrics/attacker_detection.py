@@ -107,8 +107,8 @@ class AttackerDetection(Metric):
         self.counts = self.counts + torch.stack([g.sum() for g in groups]).to(self.counts)
         if scores is not None:
             s = torch.as_tensor(scores, dtype=torch.float64, device="cpu")
-            difference = s[truth, None] - s[~truth]  # (attackers, honest)
-            won = (difference > 0).double() + 0.5 * (difference == 0).double()
+            a, h = s[truth, None], s[~truth]  # (attackers, 1) and (honest,)
+            won = (a > h).double() + 0.5 * (a == h).double()  # two infinite scores are a tie
             self.pairs = self.pairs + torch.tensor([won.sum(), won.numel()]).to(self.pairs)
 
     def compute(self) -> Detection:

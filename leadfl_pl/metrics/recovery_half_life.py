@@ -43,7 +43,8 @@ def half_life(values: Sequence[float], in_burst: Sequence[bool], floor: float = 
         if points:
             mean = sum(age for age, _ in points) / len(points)
             spread += sum((age - mean) ** 2 for age, _ in points)
-            covariance += sum((age - mean) * y for age, y in points)
+            first = points[0][1]  # what does not change has a covariance of exactly 0
+            covariance += sum((age - mean) * (y - first) for age, y in points)
     return -log(2) * spread / covariance if covariance < 0 else nan
 
 

@@ -61,7 +61,17 @@ RULES = {
     "Multi-Krum": fl.MultiKrum,
     "server decay": lambda: fl.ServerDecay(fl.FedAvg(), half_life=2.0),
 }
-DEFENSES = [None, fl.Contraction(1.0, "all"), fl.Contraction(1.0), fl.LeadFL(alpha=2.0)]
+
+
+class Noisy(fl.ClientDefense):
+    """Draws from the global generator."""
+
+    def after_step(self, step: Any, state: Any) -> None:
+        for p in step.params:
+            p += 0.01 * torch.randn(p.shape, dtype=p.dtype)
+
+
+DEFENSES = [Noisy(), None, fl.Contraction(1.0, "all"), fl.Contraction(1.0), fl.LeadFL(alpha=2.0)]
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -81,6 +91,40 @@ def test_the_estimate_of_a_small_effect_is_the_measured_one(rule: str, defense: 
         ahead, since = (f"attack_effect/{kind}{since}/error" for since in ("", "_since_attack"))
         assert first[ahead] == first[since]
         assert kind == "exact" or last[ahead] < last[since]
+
+
+class Squares(fl.ClientDefense):
+    """Is another function of W + v than of W - v."""
+
+    def after_step(self, step: Any, state: Any) -> None:
+        for p in step.params:
+            p -= 0.01 * p.square()
+
+
+class Push(fl.Attack):
+    def corrupt(self, updates, malicious, rng):
+        moved = updates.clone()
+        moved[malicious] += torch.arange(updates.shape[1]).to(updates).cos()
+        return moved
+
+
+def test_a_defense_is_taken_at_the_twins_model_and_not_at_its_mirror_image() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    client = fl.FederatedClient(network, Squares(), lr=1e-9)  # the Hessian plays no part
+    _, rows = run(*both(), attack=Push(), client=client)
+    for row in rows[1:]:
+        assert row["attack_effect/norm"] > 1
+        assert row["attack_effect/flat/error"] < 1e-6
+
+
+def test_what_is_carried_since_an_attack_starts_at_its_end(tmp_path) -> None:
+    run(fl.AttackEffect(), root="run", rounds=3)
+    _, rows = run(*both(), root="run", ckpt_path="last", rounds=7)
+    since = ["attack_effect/exact_since_attack/error" in row for row in rows]
+    assert since == [False] * 6 + [True]
+    assert "attack_effect/exact/error" in rows[3]
 
 
 def test_a_rule_that_is_no_mean_has_a_residual() -> None:

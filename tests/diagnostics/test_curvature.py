@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from scipy.stats import spearmanr
 from test_linearised import cross_entropy
 from tiny import SmallImages, small_client, small_trainer, weights
@@ -132,6 +133,38 @@ def test_thresholds_are_in_units_of_one_over_eta() -> None:
 def test_a_setting_that_cannot_be_is_one_sentence(settings: dict, message: str) -> None:
     with pytest.raises(fl.ConfigError, match=f"^Curvature: {message}$"):
         fl.Curvature(**settings)
+
+
+class Clips(Callback):
+    def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+        torch.nn.utils.clip_grad_norm_(pl_module.parameters(), 1.0)
+
+
+def test_a_callback_with_a_part_in_local_steps_is_refused() -> None:
+    with pytest.raises(fl.ConfigError, match=r"can repeat, but Clips overrides on_after_backward"):
+        run(fl.Curvature(), Clips())
+
+
+class Unreliable(fl.NoDefense):
+    calls = 0
+
+    def finish(self, delta: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        self.calls += 1
+        if self.calls > 1 and float(torch.rand((), generator=generator)) < 0.5:  # after the trial
+            raise RuntimeError("out of battery")
+        return delta
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_client_that_raises_is_left_out_and_not_measured() -> None:
+    state, rows = run(client=small_client(Unreliable()), rounds=8)
+    curvature = fl.Curvature(every_n_rounds=1, samples=2)
+    measured_state, measured_rows = run(curvature, client=small_client(Unreliable()), rounds=8)
+    assert torch.equal(state, measured_state)
+    assert any(row["round/failed"] for row in rows)
+    known = ["curvature/eta_h" in row for row in measured_rows]
+    assert any(known)
+    assert not all(known)
 
 
 def test_two_local_steps_are_too_few() -> None:

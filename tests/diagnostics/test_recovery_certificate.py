@@ -195,6 +195,16 @@ def test_a_run_that_goes_on_keeps_its_bound(tmp_path: Path) -> None:
         assert all(row["certificate/bound"] >= row["attack_effect/norm"] for row in rows[4:])
 
 
+def test_a_used_certificate_leaves_no_bound_for_another_run(tmp_path: Path) -> None:
+    path, used = str(tmp_path / "a.ckpt"), RecoveryCertificate()
+    first = trainer(rounds=4, callbacks=[AttackEffect])
+    run(first, client())
+    first.save_checkpoint(path)
+    run(trainer(1, rounds=2, callbacks=[AttackEffect, lambda: used]), client())
+    rows = run(trainer(rounds=6, callbacks=[AttackEffect, lambda: used]), client(), path)
+    assert rows[4:] == run(trainer(rounds=6), client(), path)[4:]
+
+
 def test_rounding_drives_float32_less_far_than_is_said() -> None:
     for seed in (0, 1):
         ends = []
@@ -206,6 +216,14 @@ def test_rounding_drives_float32_less_far_than_is_said() -> None:
         steps = max(of.fit_loop.clients.num_steps(c) for c in of.federation.cohort(0).client_ids)
         said = rounding(steps, 64, float(ends[1].norm()), torch.finfo(torch.float32).eps)
         assert 1e-9 < float((ends[0] - ends[1]).norm()) < said
+
+
+class Doubles(Callback):
+    """With a learning rate just below 2 / beta, the step would expand."""
+
+    def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+        for p in pl_module.parameters():
+            p.grad *= 2
 
 
 @pytest.mark.parametrize(
@@ -249,6 +267,16 @@ def test_rounding_drives_float32_less_far_than_is_said() -> None:
             "trainer.precision must be 32 or 64, got precision = bf16-true",
             {},
             {"precision": "bf16-true"},
+        ),
+        (
+            "trainer.callbacks must be without a part in local steps, got callbacks = Doubles over",
+            {},
+            {"callbacks": [AttackEffect, RecoveryCertificate, Doubles]},
+        ),
+        (
+            "trainer.limit_val_batches must be 1.0, got limit_val_batches = 1$",
+            {},
+            {"limit_val_batches": 1},
         ),
         (
             "needs an AttackEffect before it among trainer.callbacks, got RoundMetrics",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isnan, nan
+from math import inf, isnan, nan
 
 import pytest
 import torch
@@ -60,6 +60,12 @@ def test_auroc_is_the_share_of_pairs_in_which_the_attacker_scores_higher() -> No
     metric.update([0, 1, 2, 3], truth, selected=[1], scores=scores)
     # 3 > 1, 3 = 3, 0.5 < 1, 0.5 < 3
     assert numbers(metric)[3] == (1 + 0.5) / 4
+
+
+def test_infinite_scores_are_a_tie() -> None:
+    metric = AttackerDetection()
+    metric.update([0, 1, 2], [True, False, False], selected=[2], scores=[inf, inf, -inf])
+    assert numbers(metric)[3] == 3 / 4
 
 
 def test_scores_are_compared_within_their_round_only() -> None:

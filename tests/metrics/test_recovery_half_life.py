@@ -62,6 +62,7 @@ def test_rounds_without_a_value_are_left_out() -> None:
     [
         ([0.5, 0.6, 0.7], [True, False, False]),  # grows
         ([0.5, 0.5, 0.5], [True, False, False]),  # stays
+        ([0.95] * 5, [True, False, False, False, False]),  # stays, but for rounding of the sums
         ([0.9, 0.8, 0.1], [True, True, True]),  # nothing after the burst
         ([0.8, 0.4, 0.2], [False, False, False]),  # no burst
         ([0.04, 0.02, 0.01], [True, False, False]),  # never above the floor
