@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.plugins import Precision
 from torch import Tensor, nn
 
 from leadfl_pl.core.errors import ConfigError, require_choice, require_number
@@ -25,6 +26,7 @@ from leadfl_pl.records.checkpoints import check_weights
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+SCALER = "a gradient scaler, which 16 needs, would scale what defenses and attacks see"
 Batch = tuple[Tensor, Tensor]  # images (B, C, H, W), classes (B,)
 
 
@@ -203,18 +205,23 @@ class FederatedClient(LightningModule):
         return sent, self._loss_sum / self._loss_steps, regulariser
 
     def on_train_start(self) -> None:
-        sends = hasattr(self.trainer, "federation")
-        if not sends and type(self.defense).finish is not ClientDefense.finish:
+        alone = not hasattr(self.trainer, "federation")
+        if alone and type(self.defense).finish is not ClientDefense.finish:
             raise ConfigError(
                 f"model.defense must not define finish(), which changes what a client sends, in a "
                 f"Trainer that sends nothing, got {type(self.defense).__name__}: use a "
                 "FederatedTrainer, ClientDefenseCallback (NVFlare) or client_defense_mod (Flower)"
             )
+        check_scaler(self.trainer.precision_plugin)
         done = self.trainer.global_step  # not 0 in a later fit, such as a later round in NVFlare
-        steps = self.trainer.estimated_stepping_batches - done
-        if steps == math.inf:  # a fit without an end: its rounds are epochs
-            steps = self.trainer.num_training_batches
-        self.start_round(derive_seed(torch.initial_seed(), "noise", done), int(steps))
+        steps = steps_left(self.trainer)
+        if alone and steps is None and type(self.defense) is not NoDefense:
+            raise ConfigError(
+                "trainer.max_steps must say how many local steps a client with a defense takes, "
+                "where its loader has no length, got max_steps = -1"
+            )
+        seed = self.trainer.strategy.broadcast(torch.initial_seed())  # the same noise on each rank
+        self.start_round(derive_seed(seed, "noise", done), steps or 1)
 
     def on_train_epoch_start(self) -> None:
         self.start_epoch()
@@ -246,3 +253,21 @@ class FederatedClient(LightningModule):
         self.train(self.evaluation_mode == "train")
 
     on_test_model_eval = on_validation_model_eval
+
+
+def steps_left(trainer: Trainer) -> int | None:
+    """How many local steps a plain fit has before it; None: not known.
+
+    Those of an epoch where the fit has no end: its rounds are epochs.
+    """
+    steps = trainer.estimated_stepping_batches - trainer.global_step  # -1 without a loader's length
+    if steps == math.inf:
+        steps = trainer.num_training_batches
+    return int(steps) if 0 < steps < math.inf else None
+
+
+def check_scaler(plugin: Precision) -> None:
+    """Raises if the precision, which may have come as a plugin, scales gradients."""
+    if getattr(plugin, "scaler", None) is not None:
+        name = type(plugin).__name__
+        raise ConfigError(f"trainer.plugins must have no scaler, got one of {name}: {SCALER}")

@@ -27,7 +27,8 @@ class ObservedStep(LocalStep):
 
     @property
     def num_steps(self) -> int:
-        if (given := super().num_steps) is None:
+        given: int | None = super().num_steps()  # type: ignore[operator]
+        if given is None:
             raise ConfigError(
                 "num_steps must be the number of local steps that a client takes in a round, for a "
                 "defense that asks for it, got num_steps = None"
@@ -66,6 +67,7 @@ class LocalSteps:
         shapes: of the model's parameters, by name, in the order of the model.
         num_steps: I, how many steps there will be; None: not known.
         noise_seed: of the defense's noise.
+        estimated: ``num_steps`` may be wrong as long as the defense does not ask for it.
     """
 
     def __init__(
@@ -75,11 +77,13 @@ class LocalSteps:
         shapes: dict[str, torch.Size],
         num_steps: int | None,
         noise_seed: int,
+        estimated: bool = False,
     ) -> None:
         self.owner = owner
         self.defense = defense
         self.shapes = shapes
         self.num_steps = num_steps
+        self.must_take_them = not estimated
         self.noise_seed = noise_seed
         self.thread = get_ident()
         self.taken = 0  # steps
@@ -141,7 +145,7 @@ class LocalSteps:
             grads=[torch.zeros_like(p) if p.grad is None else p.grad for p in self.params],
             lr=lr,
             step=self.taken,
-            num_steps=self.num_steps,  # type: ignore[arg-type]
+            num_steps=self.told_steps,  # type: ignore[arg-type]
             epoch_start=self.taken == 0,
             optimizer_step=optimizer.step,
             generator=self.generator,
@@ -154,6 +158,11 @@ class LocalSteps:
         finally:
             self.in_defense = False
         self.taken += 1
+
+    def told_steps(self) -> int | None:
+        """I, when the defense asks for it."""
+        self.must_take_them = True
+        return self.num_steps
 
     def refuse_gradient(self, params: list[Tensor]) -> list[Tensor]:
         raise ConfigError(
@@ -171,7 +180,7 @@ class LocalSteps:
             raise ConfigError(
                 f"{self.owner} saw no step of a torch optimizer in the thread of the client"
             )
-        if self.num_steps not in (None, self.taken):
+        if self.must_take_them and self.num_steps not in (None, self.taken):
             raise ConfigError(
                 f"{self.owner}.num_steps must be {self.taken}, which is how many steps the "
                 f"optimizer took, got num_steps = {self.num_steps}"

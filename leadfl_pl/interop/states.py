@@ -106,8 +106,8 @@ def aggregate_states(
     models = (start + rows).where(measured, rows)
     weights = updates.new_tensor([replies[client].num_examples for client in clients])
     keep = reject(updates, weights, [f"client {client} in round {round}" for client in clients])
+    rule.check_size(d)
     try:
-        rule.check_size(d)
         rule.check_enough(len(keep), len(replies))
     except ConfigError as error:
         warnings.warn(f"round {round} keeps the old model: {error}", stacklevel=2)

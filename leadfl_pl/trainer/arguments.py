@@ -23,12 +23,13 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from lightning.pytorch.loggers import CSVLogger, Logger
-from lightning.pytorch.plugins import CheckpointIO, Precision
+from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.utilities import rank_zero
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from leadfl_pl.core.errors import ConfigError, require_choice, require_number
+from leadfl_pl.federation.client import SCALER
 from leadfl_pl.federation.config import Federation
 from leadfl_pl.records.checkpoints import RoundCheckpoint, WholeCheckpointIO
 from leadfl_pl.records.folders import RunLogger
@@ -40,7 +41,6 @@ from leadfl_pl.trainer.round_metrics import RoundMetrics
 from leadfl_pl.trainer.stop_on_signal import StopOnSignal
 
 LENGTH = "a round is as long as trainer.federation.local_epochs or local_steps says"
-SCALER = "a gradient scaler, which 16 needs, would scale what defenses and attacks see"
 CLIPPING = "a rule such as NormClipping bounds updates, and a defense changes local steps"
 UNUSED = {  # an argument of a Trainer, and what there is in its place
     "limit_train_batches": LENGTH,
@@ -147,13 +147,6 @@ def check_values(kwargs: dict[str, Any]) -> None:
         raise ConfigError(
             f"trainer.precision must be 32, 64 or bf16, got precision = {precision}: {SCALER}"
         )
-
-
-def check_scaler(plugin: Precision) -> None:
-    """Raises if the precision, which may have come as a plugin, scales gradients."""
-    if getattr(plugin, "scaler", None) is not None:
-        name = type(plugin).__name__
-        raise ConfigError(f"trainer.plugins must have no scaler, got one of {name}: {SCALER}")
 
 
 def check_folder(root: Path) -> None:

@@ -13,11 +13,12 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.accelerators import CPUAccelerator
 
 from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.federation.client import check_scaler
 from leadfl_pl.federation.config import Federation
 from leadfl_pl.records.checkpoints import how_to_go_on, require_federated
 from leadfl_pl.records.files import full_disk
 from leadfl_pl.records.folders import last_checkpoint
-from leadfl_pl.trainer.arguments import check_scaler, trainer_arguments
+from leadfl_pl.trainer.arguments import trainer_arguments
 from leadfl_pl.trainer.devices import check_threads, cpu_threads
 from leadfl_pl.trainer.loop import FederatedLoop
 from leadfl_pl.trainer.stop_on_signal import stopped_by

@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.plugins import MixedPrecision
 from tiny import NetWithBatchNorm, SmallImages, small_client, small_trainer, weights
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import leadfl_pl as fl
 
@@ -106,6 +107,50 @@ def test_a_later_fit_has_its_own_steps_and_its_own_noise(monkeypatch) -> None:
     (first_seed, first), (second_seed, second) = rounds
     assert first == second == 30
     assert first_seed != second_seed
+
+
+class Stream(IterableDataset):
+    """Batches, nobody knows how many."""
+
+    def __iter__(self):
+        return iter(loader())
+
+
+def test_a_loader_without_a_length_needs_max_steps_where_there_is_a_defense() -> None:
+    stream = DataLoader(Stream(), batch_size=None)
+    plain_trainer(max_epochs=1).fit(small_client(), stream)
+    for settings in ({"max_epochs": 1}, {"max_epochs": -1, "max_time": "00:00:01:00"}):
+        with pytest.raises(fl.ConfigError, match=r"trainer.max_steps must say how many"):
+            plain_trainer(**settings).fit(small_client(fl.Contraction()), stream)
+    seen = set()
+
+    class Told(fl.ClientDefense):
+        def after_step(self, step, state):
+            seen.add(step.num_steps)
+
+    plain_trainer(max_steps=7).fit(small_client(Told()), stream)
+    assert seen == {7}
+
+
+def test_a_gradient_scaler_is_refused() -> None:
+    plugin = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu"))
+    with pytest.raises(fl.ConfigError, match="must have no scaler, got one of MixedPrecision"):
+        plain_trainer(plugins=[plugin]).fit(small_client(fl.SAM()), loader())
+
+
+def test_noise_is_the_same_on_every_rank(monkeypatch) -> None:
+    seeds = set()
+
+    class Noisy(fl.ClientDefense):
+        def after_step(self, step, state):
+            seeds.add(step.generator.initial_seed())
+
+    for seed in (1, 2):  # of processes that were not seeded
+        trainer = plain_trainer(max_steps=2)
+        monkeypatch.setattr(trainer.strategy, "broadcast", lambda value: 5)
+        torch.manual_seed(seed)
+        trainer.fit(small_client(Noisy()), loader())
+    assert len(seeds) == 1
 
 
 def test_a_malicious_client_learns_the_trigger_and_runs_no_defense() -> None:

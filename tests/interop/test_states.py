@@ -169,3 +169,9 @@ def test_a_malformed_reply_is_named_in_every_round(model: State) -> None:
     for t in (1, 2):
         with pytest.warns(fl.RejectedUpdate, match=f"client b in round {t} is rejected"):
             aggregate_states(fl.FedAvg(), model, replies, round=t, seed=0)
+
+
+def test_a_setting_that_no_round_can_have_is_no_short_round() -> None:
+    replies = {c: Reply({"w": torch.ones(1)}, 1) for c in range(3)}
+    with pytest.raises(fl.ConfigError, match="SparseFed: k must be"):
+        aggregate_states(fl.SparseFed(k=2), {"w": torch.zeros(1)}, replies, round=1, seed=0)

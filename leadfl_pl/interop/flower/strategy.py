@@ -37,7 +37,8 @@ class RobustStrategy(FedAvg):
 
     Args:
         aggregator: any rule that needs no training on the server. What it remembers between
-            rounds, it keeps; ``aggregator.state_dict()`` has it.
+            rounds, it keeps, for a second ``start`` as well: give another run another one.
+            ``aggregator.state_dict()`` has it.
         seed: of the rule's noise, which is a function of the round too.
         settings: of ``flwr.serverapp.strategy.FedAvg``; ``min_train_nodes``, for which a round
             waits, is raised to what the rule needs.
@@ -62,7 +63,7 @@ class RobustStrategy(FedAvg):
         require_rule_for_states(f"{OWNER}: aggregator", aggregator)
         require_number(OWNER, "seed", seed, least=0, most=MAX_SEED, whole=True)
         super().__init__(**settings)
-        if self.min_train_nodes:  # else no training at all
+        if self.fraction_train:  # else no training at all
             self.min_train_nodes = max(self.min_train_nodes, fewest_clients(aggregator))
         self.aggregator = aggregator
         self.seed = seed

@@ -7,6 +7,7 @@ from math import isfinite
 from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 from nvflare.apis.fl_constant import FLMetaKey
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
@@ -24,11 +25,12 @@ from leadfl_pl.interop.nvflare.settings import from_settings, settings_of
 from leadfl_pl.interop.states import Reply, aggregate_states, require_rule_for_states
 
 OWNER = "RobustAggregator"
+NUMBERS = (int, float, np.integer, np.floating)
 MAX_STEPS = 2**53  # more are no number of their own in a float
 
 
 class RobustAggregator(ModelAggregator):
-    """The aggregator of a ``FedAvgRecipe`` with any rule, which no reply of a client stops.
+    """The aggregator of a ``FedAvgRecipe`` with any rule, which no malformed reply stops.
 
     The rule sees the updates, trained minus global, of the floating-point parameters, whether
     clients send models or differences (``params_transfer_type``). BatchNorm's running statistics
@@ -126,8 +128,8 @@ def state_of(params: dict[str, Any]) -> dict[str, Tensor]:
 
 def read_reply(model: FLModel) -> tuple[Reply, str | None]:
     """A reply's parameters and number of steps, and what is wrong with it, if anything."""
-    steps = model.meta.get(FLMetaKey.NUM_STEPS_CURRENT_ROUND, 1)  # as for NVFlare's own
-    if isinstance(steps, bool) or not isinstance(steps, (int, float)) or steps > MAX_STEPS:
+    steps = steps_of(model)
+    if isinstance(steps, bool) or not isinstance(steps, NUMBERS) or steps > MAX_STEPS:
         return Reply({}, 0), f"its {FLMetaKey.NUM_STEPS_CURRENT_ROUND} is no number of steps"
     try:
         state = state_of(model.params)
@@ -136,12 +138,17 @@ def read_reply(model: FLModel) -> tuple[Reply, str | None]:
     return Reply(state, steps, model.params_type == ParamsType.DIFF), None
 
 
+def steps_of(model: FLModel) -> Any:
+    """A reply's number of local steps; 1 where it has none, as for NVFlare's own mean."""
+    steps = model.meta.get(FLMetaKey.NUM_STEPS_CURRENT_ROUND)
+    return 1 if steps is None else steps
+
+
 def mean_metrics(models: dict[str, FLModel]) -> dict[str, float] | None:
     """The mean of the clients' metrics that are finite numbers, weighted by numbers of steps."""
     helper = WeightedAggregationHelper()
     for client, model in models.items():
         metrics = (model.metrics or {}).items()
         if numbers := {k: v for k, v in metrics if isinstance(v, Real) and isfinite(v)}:
-            weight = model.meta.get(FLMetaKey.NUM_STEPS_CURRENT_ROUND, 1)
-            helper.add(numbers, weight, client, 0)
+            helper.add(numbers, float(steps_of(model)), client, 0)
     return helper.get_result() or None

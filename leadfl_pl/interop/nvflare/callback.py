@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import ExitStack
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -14,6 +13,7 @@ from leadfl_pl.core.errors import ConfigError, require_number
 from leadfl_pl.core.rng import MAX_SEED, derive_seed
 from leadfl_pl.core.vector import unflatten
 from leadfl_pl.defenses import ClientDefense
+from leadfl_pl.federation.client import steps_left
 from leadfl_pl.interop.local_steps import LocalSteps, require_hooked_defense
 
 OWNER = "ClientDefenseCallback"
@@ -32,7 +32,8 @@ class ClientDefenseCallback(Callback):
         defense: any that needs nothing which an optimizer's hooks do not show: neither the initial
             model of the run, nor gradients at other parameters, nor where local epochs start.
         num_steps: I, how many steps of the optimizer a client takes in a round; as many as the
-            Trainer says if not given. A client that takes another number of steps fails.
+            Trainer says if not given. A client that takes another number of steps fails, unless
+            it was not given and the defense does not ask for it.
         seed: of the noise, which is also a function of the round and of the name of the site.
 
     Raises:
@@ -76,8 +77,9 @@ class ClientDefenseCallback(Callback):
         self.start = parameters_to_vector(self.params)  # (d,)
         noise = derive_seed(self.seed, f"noise/{get_site_name()}", self.patch.current_round)
         shapes = {name: p.shape for name, p in named.items()}
-        count = self.num_steps or steps_left(trainer)
-        self.steps = LocalSteps(OWNER, self.defense, shapes, count, noise)
+        estimated = self.num_steps is None
+        count = steps_left(trainer) if estimated else self.num_steps
+        self.steps = LocalSteps(OWNER, self.defense, shapes, count, noise, estimated)
         self.following.enter_context(self.steps.followed())
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -93,9 +95,3 @@ class ClientDefenseCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         self.following.close()
-
-
-def steps_left(trainer: Trainer) -> int | None:
-    """How many steps of the optimizer a fit has before it; None: not known."""
-    steps = trainer.estimated_stepping_batches
-    return None if steps == math.inf else int(steps) - trainer.global_step

@@ -6,6 +6,7 @@ import inspect
 from importlib import import_module
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from leadfl_pl.aggregators import Aggregator
@@ -40,6 +41,8 @@ def settings_of(rule: Aggregator) -> dict[str, Any]:
 def as_settings(value: Any) -> Any:
     if isinstance(value, (nn.ModuleList, list, tuple)):
         return [as_settings(item) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
     if not hasattr(value, "__dict__"):  # a number, a string
         return value
     kind = type(value)

@@ -197,6 +197,7 @@ def test_what_is_no_rule_is_refused_in_one_sentence(rule: object, sentence: str)
 def test_a_round_waits_for_as_many_clients_as_the_rule_needs() -> None:
     assert RobustStrategy(fl.Krum(f=1)).min_train_nodes == 5
     assert RobustStrategy(fl.Krum(f=1), min_train_nodes=8).min_train_nodes == 8
+    assert RobustStrategy(fl.Krum(f=1), min_train_nodes=0).min_train_nodes == 5
     assert RobustStrategy(fl.Krum(f=1), fraction_train=0.0).min_train_nodes == 0
 
 

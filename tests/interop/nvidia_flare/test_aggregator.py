@@ -137,6 +137,15 @@ malformed = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.parametrize("steps", [np.int64(30), np.float32(30), None])
+def test_numbers_of_steps_are_numpys_as_well_and_one_where_there_is_none(steps: Any) -> None:
+    two = [reply("site-0", moved(0.0), 30 if steps else 1), reply("site-1", moved(1.0), steps)]
+    two[1].metrics = {"accuracy": 0.5}
+    merged = run(fl.FedAvg(), *two)
+    torch.testing.assert_close(merged.params["bias"], MODEL["bias"] + 0.5)
+    assert merged.metrics == {"accuracy": 0.5}
+
+
 @malformed
 def test_a_malformed_reply_is_left_out(bad: FLModel, fault: str) -> None:
     good = replies(0.0, 1.0, 2.0)

@@ -9,7 +9,7 @@ pytest.importorskip("nvflare", reason="the extra nvflare is not installed")
 import nvflare.client.lightning as flare
 import torch
 import torch.nn.functional as F
-from lightning import LightningModule, Trainer
+from lightning import Callback, LightningModule, Trainer
 from local_training import GLOBAL, LR, Halved, ReadsInitial, State, batches, by_hand, network, same
 from nvflare.app_common.abstract.fl_model import FLModel
 from torch import Tensor
@@ -175,6 +175,17 @@ def test_what_cannot_be_followed_raises_and_the_hooks_are_gone(
 def test_another_number_of_steps_than_was_said_raises(run) -> None:
     with pytest.raises(fl.ConfigError, match=r"num_steps must be 4, which .* got num_steps = 3"):
         run(Classifier(), ClientDefenseCallback(fl.Contraction(), num_steps=3))
+
+
+def test_a_defense_that_does_not_ask_for_the_steps_may_be_stopped_early(run) -> None:
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+            trainer.should_stop = trainer.fit_loop.epoch_loop.batch_idx == 1
+
+    server = run(Classifier(), Stop(), ClientDefenseCallback(fl.LeadFL()), max_epochs=2)
+    assert server.steps == [2, 2]
+    with pytest.raises(fl.ConfigError, match=r"num_steps must be 2, which .* got num_steps = "):
+        run(Classifier(), Stop(), ClientDefenseCallback(fl.Contraction()), max_epochs=2)
 
 
 @pytest.mark.parametrize(
