@@ -167,6 +167,6 @@ def listing(jobs: list[Job], left: list[Job], at_once: int, known: list[float]) 
     if pace := ended or known:
         rounds = sum(job.rounds - job.rounds_done() for job in left)
         minutes = sum(pace) / len(pace) * rounds / at_once / 60
-        by = "" if ended else ", on the machine of results/"
+        by = "" if ended else ", judged by results/"
         table.caption = f"{len(left)} to run, about {minutes:.0f} minutes, {at_once} at a time{by}"
     return table

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from leadfl_pl.core.errors import ConfigError
+
 Row = Mapping[str, float]  # one round of a run's record, by column
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -106,3 +108,14 @@ class LocalStep(NamedTuple):
     generators: Sequence[torch.Generator] = ()  #: m of them; empty if the step is one client's
     initial: list[Tensor] | None = None  #: W_0 of the whole run, for a defense that needs_initial
     gradient_at: Callable[[list[Tensor]], list[Tensor]] | None = None  #: None in a handmade step
+
+
+class UncountedStep(LocalStep):
+    """A local step of a round whose number of steps nobody knows: asking for it raises."""
+
+    @property
+    def num_steps(self) -> int:
+        raise ConfigError(
+            "num_steps must be the number of local steps that a client takes in a round, for a "
+            "defense that asks for it, got num_steps = None (of a Trainer: max_steps)"
+        )

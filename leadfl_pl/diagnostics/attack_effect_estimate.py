@@ -65,8 +65,8 @@ class AttackEffectEstimate(FederatedCallback):
     Raises:
         ConfigError: no :class:`~leadfl_pl.AttackEffect` before this one among the
             Trainer's callbacks; several processes; clients that keep their momentum between rounds;
-            distances on more than parameters; a client that overrides its local step; a defense
-            that asks for gradients elsewhere, as ``SAM`` does.
+            distances on more than parameters; a client or a callback with a part of its own in
+            local steps; a defense that asks for gradients elsewhere, as ``SAM`` does.
     """
 
     effect: AttackEffect
@@ -83,7 +83,7 @@ class AttackEffectEstimate(FederatedCallback):
         name = type(self).__name__
         self.effect = effect_before(self, trainer)
         if starts_anew(trainer):
-            self.carried = {}
+            self.start, self.before, self.carried = None, None, {}
         for key, needed in (("carry_momentum", False), ("distance_space", "params")):
             if (value := getattr(trainer.federation, key)) != needed:
                 raise ConfigError(

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
-from leadfl_pl.core.errors import ConfigError, require_number
+from leadfl_pl.core.errors import ConfigError, require_number, where
 from leadfl_pl.core.rng import generator
 from leadfl_pl.core.values import LocalStep
 from leadfl_pl.diagnostics.linearised import hessian_vector_product
@@ -146,7 +147,7 @@ class Curvature(FederatedCallback):
 
     Raises:
         ConfigError: a setting out of range; several processes; less than three local steps; a
-            client that overrides its local step.
+            client or a callback with a part of its own in local steps.
     """
 
     def __init__(
@@ -170,6 +171,7 @@ class Curvature(FederatedCallback):
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
             require_replayable("Curvature", trainer, pl_module)
+            self.values = {}
 
     def on_train_start(self, trainer: Any, pl_module: LightningModule) -> None:
         clients = trainer.fit_loop.clients
@@ -195,7 +197,8 @@ class Curvature(FederatedCallback):
             replay(clients, t, honest[0], probe)
         except (ConfigError, *DEVICE_ERRORS):
             raise
-        except Exception:  # in the round, it is left out
+        except Exception as error:  # in the round, the client is left out
+            rank_zero_warn(f"Curvature measures nothing in round {t}: {where(error)}")
             return
         self.values = self.describe(probe)
 

@@ -89,7 +89,8 @@ class _Course:
         self.params = params  # W_i
         self.first = [p.clone() for p in params]
         self.buffers: list[Tensor] | None = None
-        self.state: Any = self.defense.start(names, params)
+        with isolated_rng():  # a defense may draw from global generators: all the same numbers
+            self.state: Any = self.defense.start(names, params)
 
     def step(self, step: LocalStep, grads: list[Tensor]) -> None:
         """The optimizer's step and the defense's, as in the real one ``step``."""
@@ -103,17 +104,18 @@ class _Course:
             torch._foreach_add_(self.params, self.buffers, alpha=-step.lr)
 
         optimizer_step()
-        self.state = self.defense.after_step(
-            step._replace(
-                params=list(self.params),
-                grads=grads,
-                optimizer_step=optimizer_step,
-                generator=copied(step.generator),
-                gradient_at=self._refuse,
-                initial=None if step.initial is None else wide_copies(step.initial),
-            ),
-            self.state,
-        )
+        with isolated_rng():
+            self.state = self.defense.after_step(
+                step._replace(
+                    params=list(self.params),
+                    grads=grads,
+                    optimizer_step=optimizer_step,
+                    generator=copied(step.generator),
+                    gradient_at=self._refuse,
+                    initial=None if step.initial is None else wide_copies(step.initial),
+                ),
+                self.state,
+            )
 
     def _refuse(self, params: list[Tensor]) -> list[Tensor]:
         raise ConfigError(
@@ -171,12 +173,9 @@ class Propagation(Observer):
         self.curved: dict[str, list[Tensor]] = {}  # H_i v by name
 
     def start(self, names: Sequence[str], params: list[Tensor]) -> None:
-        with isolated_rng():  # a defense may draw from global generators: all the same numbers
-            self.real.start(names, wide_copies(params))
+        self.real.start(names, wide_copies(params))
         for name, course in self.moved.items():
-            with isolated_rng():
-                start = torch._foreach_add(wide_copies(params), self.vectors[name])
-                course.start(names, list(start))
+            course.start(names, list(torch._foreach_add(wide_copies(params), self.vectors[name])))
 
     def gradient(self, params: list[nn.Parameter], grads: list[Tensor]) -> None:
         for name, course in self.moved.items():
@@ -188,10 +187,8 @@ class Propagation(Observer):
     def after_step(self, step: LocalStep) -> None:
         grads = wide_copies(step.grads)
         for name, course in self.moved.items():
-            with isolated_rng():
-                course.step(step, list(torch._foreach_add(grads, self.curved[name])))
-        with isolated_rng():
-            self.real.step(step, grads)
+            course.step(step, list(torch._foreach_add(grads, self.curved[name])))
+        self.real.step(step, grads)
 
     def finish(self, generator: torch.Generator) -> None:
         real = self.real.sent(generator)

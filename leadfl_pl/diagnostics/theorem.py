@@ -44,7 +44,7 @@ def check_theorem(trainer: Any, client: LightningModule) -> tuple[nn.Sequential,
     if federation.distance_space != "params":
         _refuse("trainer.federation.distance_space", "params", federation.distance_space)
     if overridden := overridden_in_step(client):
-        _refuse("trainer.callbacks", "without a part in local steps", overridden)
+        _refuse("trainer", "without a part in local steps", overridden)
     limit = trainer.limit_val_batches
     if isinstance(limit, int) or limit != 1.0:
         _refuse("trainer.limit_val_batches", 1.0, limit)

@@ -23,7 +23,7 @@ def collect(results: Results, output: Path) -> None:
         folder, place = results.folders[run["hash"]], output / run["hash"]
         place.mkdir(parents=True, exist_ok=True)
         record = read_record(folder)
-        if record["labels"]:  # what the tables call them: an experiment's file can rename
+        if results.axes != ["experiment"]:  # what the tables call them: a file can rename
             record["labels"] = {axis: run[axis] for axis in results.axes}
         _write_json(place / RECORD, record)
         if record["status"] == FINISHED:

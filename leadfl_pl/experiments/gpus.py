@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import TextIO
@@ -17,18 +18,17 @@ _HELD: list[TextIO] = []  # as long as this process lives
 
 def visible_gpus() -> list[str]:
     """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    there = torch.cuda.device_count()  # CUDA takes those before the first that is not there
     names = os.environ.get(VISIBLE)
-    if names is None:
-        return [str(index) for index in range(torch.cuda.device_count())]
-    return [name for name in names.split(",") if name]
+    return [str(i) for i in range(there)] if names is None else names.split(",")[:there]
 
 
-def take_gpu() -> None:
-    """Leaves this process one of several GPUs, one that fewest of the user's experiments have.
+def take_gpu(gpus: Sequence[str]) -> None:
+    """Restricts this process to one of several GPUs, before it uses CUDA.
 
-    A file's lock says that a GPU is taken. It has to be called before anything uses CUDA.
+    The first that no process of the user's experiments has; if all are taken, the first that only
+    one has, and so on. The lock of a file says that one is taken.
     """
-    gpus = visible_gpus()
     if len(gpus) < 2:
         return
     for place in count():

@@ -49,7 +49,7 @@ def read_results(
         folder: of one experiment, with a folder for each run.
         experiment: says which runs there should be, and their order; all that there are if None.
         allow_mixed: take runs of several commits.
-        hashes: find the runs of cells that no single run's command is that of.
+        hashes: those of cells, to find a run whose command is written otherwise.
 
     Raises:
         ConfigError: there are no runs, a record is damaged, an axis is called like another column,
@@ -71,7 +71,7 @@ def read_results(
         records, others = _planned(records, experiment, hashes)
         if others:
             names = ", ".join(record["hash"] for record in others)
-            notes.append(f"not shown, as no cell of {experiment.name} has their command: {names}")
+            notes.append(f"not shown, as no cell of {experiment.name} is theirs: {names}")
     check_axes(folder, records[0]["labels"])
     _refuse_twice(folder, records)
     notes += _commits(folder, records, allow_mixed) + _own_code(folder, records, allow_mixed)

@@ -21,7 +21,7 @@ from typing import Any
 from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky.process_executor import BrokenProcessPool
 
-from leadfl_pl.experiments.gpus import take_gpu
+from leadfl_pl.experiments.gpus import take_gpu, visible_gpus
 from leadfl_pl.experiments.jobs import FAILED, FINISHED, RUNNING, STOPPED, Job
 from leadfl_pl.experiments.progress import Display
 from leadfl_pl.experiments.signals import SIGNALS, handlers, wakeup
@@ -63,13 +63,14 @@ def run_jobs(jobs: Sequence[Job], fit: Fit, at_once: int) -> list[dict[str, Any]
             if left.get("status") == RUNNING and not is_locked(job):  # its process was killed
                 job.write(**left | {"status": STOPPED})
             running[job.folder] = job
-            yield delayed(run_job)(job, fit, apart=at_once > 1)
+            yield delayed(run_job)(job, fit, apart=at_once > 1, gpus=gpus)
 
     def ended(job: Job, record: dict[str, Any]) -> None:
         del running[job.folder]
         records.append(record)
         display.ended(job, record)
 
+    gpus = visible_gpus() if at_once > 1 else []
     by_hash = {job.record["hash"]: job for job in jobs}
     with Display(jobs, running) as display, ExitStack() as stack:
         signalled = stack.enter_context(wakeup())
@@ -118,7 +119,7 @@ def is_locked(job: Job) -> bool:
     return False
 
 
-def run_job(job: Job, fit: Fit, apart: bool = False) -> dict[str, Any]:
+def run_job(job: Job, fit: Fit, apart: bool = False, gpus: Sequence[str] = ()) -> dict[str, Any]:
     """Runs a job in this process and returns its record.
 
     What it prints goes to ``output.txt`` in its folder.
@@ -128,10 +129,11 @@ def run_job(job: Job, fit: Fit, apart: bool = False) -> dict[str, Any]:
         fit: runs ``leadfl-pl`` with arguments, in this process.
         apart: this process is for that alone. It ends the run after its round when the process
             that started it is gone.
+        gpus: of which a process that is apart takes one.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
     if apart:
-        separate()
+        separate(gpus)
     with (job.folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a run whose parent was killed goes on to its round's end
         if (record := job.read()).get("status") == FINISHED:  # by it, or by another experiment run
@@ -155,15 +157,14 @@ def run_job(job: Job, fit: Fit, apart: bool = False) -> dict[str, Any]:
         )
 
 
-def separate() -> None:
-    """Takes this process out of the reach of the terminal's Ctrl-C, and ties it to its parent.
-
-    It has a GPU of its own from then on, if there are as many.
+def separate(gpus: Sequence[str]) -> None:
+    """Takes this process out of the reach of the terminal's Ctrl-C, ties it to its parent, and
+    gives it one of the GPUs.
     """
     if os.getpgrp() == os.getpid():
         return
     os.setpgrp()
-    take_gpu()
+    take_gpu(gpus)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     parent = os.getppid()
 

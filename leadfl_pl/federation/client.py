@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from leadfl_pl.core.errors import ConfigError, require_choice, require_number
 from leadfl_pl.core.rng import derive_seed
-from leadfl_pl.core.values import LocalStep
+from leadfl_pl.core.values import LocalStep, UncountedStep
 from leadfl_pl.defenses import ClientDefense, NoDefense, check_update
 from leadfl_pl.defenses.base import clones
 from leadfl_pl.metrics import CleanAccuracy
@@ -46,7 +45,9 @@ class FederatedClient(LightningModule):
             BatchNorm's running buffers, as the released LeadFL code does; ``"eval"`` does not.
 
     Raises:
-        ConfigError: ``lr`` or ``momentum`` out of range; no trainable parameter.
+        ConfigError: ``lr`` or ``momentum`` out of range; no trainable parameter. In the fit of a
+            plain Trainer: a defense beside a gradient scaler; one that asks for the number of steps
+            where the loader has no length and the Trainer no ``max_steps``.
     """
 
     def __init__(
@@ -94,13 +95,13 @@ class FederatedClient(LightningModule):
         return other
 
     def start_round(
-        self, noise_seed: int, num_steps: int, initial: list[Tensor] | None = None
+        self, noise_seed: int, num_steps: int | None, initial: list[Tensor] | None = None
     ) -> None:
         """Forgets what the defense remembers.
 
         Args:
             noise_seed: of the defense's noise.
-            num_steps: I, how many local steps will follow.
+            num_steps: I, how many local steps will follow; None: not known.
             initial: the run's first global model, for a defense that needs it; the network as it
                 is if not given.
         """
@@ -146,14 +147,15 @@ class FederatedClient(LightningModule):
         loss = self.compute_gradient(batch, backward)
         optimizer.step()
         with torch.no_grad():
+            kind = LocalStep if self._num_steps is not None else UncountedStep
             self._state = self.defense.after_step(
-                LocalStep(
+                kind(
                     names=self._names,
                     params=self._data,
                     grads=self._gradients(),
                     lr=optimizer.param_groups[0]["lr"],
                     step=self._step,
-                    num_steps=self._num_steps,
+                    num_steps=self._num_steps,  # type: ignore[arg-type]
                     epoch_start=self._epoch_start,
                     optimizer_step=bare.step,
                     generator=self._generator,
@@ -205,23 +207,22 @@ class FederatedClient(LightningModule):
         return sent, self._loss_sum / self._loss_steps, regulariser
 
     def on_train_start(self) -> None:
-        alone = not hasattr(self.trainer, "federation")
-        if alone and type(self.defense).finish is not ClientDefense.finish:
+        sends = hasattr(self.trainer, "federation")
+        if not sends and type(self.defense).finish is not ClientDefense.finish:
             raise ConfigError(
                 f"model.defense must not define finish(), which changes what a client sends, in a "
                 f"Trainer that sends nothing, got {type(self.defense).__name__}: use a "
                 "FederatedTrainer, ClientDefenseCallback (NVFlare) or client_defense_mod (Flower)"
             )
-        check_scaler(self.trainer.precision_plugin)
+        if type(self.defense) is not NoDefense:
+            check_scaler(self.trainer.precision_plugin)
         done = self.trainer.global_step  # not 0 in a later fit, such as a later round in NVFlare
         steps = steps_left(self.trainer)
-        if alone and steps is None and type(self.defense) is not NoDefense:
-            raise ConfigError(
-                "trainer.max_steps must say how many local steps a client with a defense takes, "
-                "where its loader has no length, got max_steps = -1"
-            )
+        in_epoch = self.trainer.num_training_batches
+        if steps is None and in_epoch < math.inf:  # the rounds of a fit without an end are epochs
+            steps = int(in_epoch)
         seed = self.trainer.strategy.broadcast(torch.initial_seed())  # the same noise on each rank
-        self.start_round(derive_seed(seed, "noise", done), steps or 1)
+        self.start_round(derive_seed(seed, "noise", done), steps)
 
     def on_train_epoch_start(self) -> None:
         self.start_epoch()
@@ -232,10 +233,13 @@ class FederatedClient(LightningModule):
             self.log("train/loss", self._loss_sum / self._loss_steps)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        which = "the checkpoint"
-        with suppress(RuntimeError):  # without a Trainer
-            which = f"ckpt_path = {self.trainer.ckpt_path}"
-            self.trainer.precision_plugin.convert_module(self)  # before float64 is copied into it
+        try:
+            trainer = self.trainer
+        except RuntimeError:  # without one
+            which = "the checkpoint"
+        else:
+            which = f"ckpt_path = {trainer.ckpt_path}"
+            trainer.precision_plugin.convert_module(self)  # before float64 is copied into it
         check_weights(checkpoint, self, which)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -256,13 +260,8 @@ class FederatedClient(LightningModule):
 
 
 def steps_left(trainer: Trainer) -> int | None:
-    """How many local steps a plain fit has before it; None: not known.
-
-    Those of an epoch where the fit has no end: its rounds are epochs.
-    """
+    """How many steps of the optimizer a fit has before it; None: not known, or no end of them."""
     steps = trainer.estimated_stepping_batches - trainer.global_step  # -1 without a loader's length
-    if steps == math.inf:
-        steps = trainer.num_training_batches
     return int(steps) if 0 < steps < math.inf else None
 
 
@@ -270,4 +269,6 @@ def check_scaler(plugin: Precision) -> None:
     """Raises if the precision, which may have come as a plugin, scales gradients."""
     if getattr(plugin, "scaler", None) is not None:
         name = type(plugin).__name__
-        raise ConfigError(f"trainer.plugins must have no scaler, got one of {name}: {SCALER}")
+        raise ConfigError(
+            f"trainer.precision or plugins must have no scaler, got one of {name}: {SCALER}"
+        )

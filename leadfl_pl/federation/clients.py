@@ -126,8 +126,8 @@ class Clients:
         if not any(cohort.malicious) or not overrides(self.attack, "adapt"):
             return
         first = cohort.client_ids[cohort.malicious.index(True)]
-        context = self.client.trainer.precision_plugin.train_step_context
-        with isolated_rng(derive_seed(self.seed, "adapt", cohort.round)), context():
+        context = self.client.trainer.precision_plugin.train_step_context()
+        with isolated_rng(derive_seed(self.seed, "adapt", cohort.round)), context:
             self.attack.adapt(self.view(cohort.round, first, last_update))
         strategy = self.client.trainer.strategy
         self.attack.load_state_dict(strategy.broadcast(self.attack.state_dict()))
@@ -139,7 +139,8 @@ class Clients:
         if not cohort.malicious[position]:
             return self.client
         key = (cohort.round, cohort.client_ids[position])
-        with isolated_rng(derive_seed(self.seed, "local", *key)):
+        context = self.client.trainer.precision_plugin.train_step_context()
+        with isolated_rng(derive_seed(self.seed, "local", *key)), context:
             attack = self.attack.local(self.view(*key, last_update))
         defense = self.client.defense if self.federation.defended_attackers else None
         return MaliciousClient.like(self.client, attack=attack, defense=defense)

@@ -26,12 +26,11 @@ def step_listener(client: FederatedClient) -> str | None:
     Then ``loss.backward()`` and the bare optimizer do what ``manual_backward`` and Lightning's
     optimizer do, which go through all callbacks three times a step to find that out.
     """
-    profiler = client.trainer.profiler  # type: ignore[attr-defined]
     if overridden := overridden_in_step(client):
         return overridden
-    if not isinstance(profiler, PassThroughProfiler):
-        return f"{type(profiler).__name__} times every step"
-    return None
+    profiler = client.trainer.profiler  # type: ignore[attr-defined]
+    untimed = isinstance(profiler, PassThroughProfiler)
+    return None if untimed else f"{type(profiler).__name__} times every step"
 
 
 def overridden_in_step(client: FederatedClient) -> str | None:

@@ -16,24 +16,19 @@ from torch.optim.optimizer import (
 )
 
 from leadfl_pl.core.errors import ConfigError, summarise
-from leadfl_pl.core.values import LocalStep
+from leadfl_pl.core.values import UncountedStep
 from leadfl_pl.defenses import ClientDefense, check_update
 
 TURN = RLock()  # torch's table of hooks must not change while another thread goes through it
 
 
-class ObservedStep(LocalStep):
+class ObservedStep(UncountedStep):
     """A local step as an optimizer's hooks show it; what they do not show raises when asked for."""
 
     @property
     def num_steps(self) -> int:
-        given: int | None = super().num_steps()  # type: ignore[operator]
-        if given is None:
-            raise ConfigError(
-                "num_steps must be the number of local steps that a client takes in a round, for a "
-                "defense that asks for it, got num_steps = None"
-            )
-        return given
+        told: int | None = self._asdict()["num_steps"]()
+        return super().num_steps if told is None else told
 
     @property
     def epoch_start(self) -> bool:

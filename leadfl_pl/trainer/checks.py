@@ -48,7 +48,8 @@ def check_run(
         with errors_of(f"{type(federation.attack).__name__}.check"):
             federation.attack.check(datamodule.image_shape, datamodule.num_classes)
     check_network(client, datamodule)
-    if client.evaluation_mode == "train" and trainer.num_sanity_val_steps:
+    moves = client.evaluation_mode == "train" and any(True for _ in client.model.buffers())
+    if moves and trainer.num_sanity_val_steps:
         raise ConfigError(
             "trainer.num_sanity_val_steps must be 0 where model.evaluation_mode is train, since a "
             "resumed run would move BatchNorm's buffers with it, "
@@ -120,7 +121,7 @@ def check_monitors(trainer: Trainer) -> None:
     nothing = RoundResult((), (), (), (), (), *[torch.zeros(())] * 3)
     logged = ["epoch", "step", *nothing.metrics()]
     if trainer.limit_val_batches:
-        logged.insert(2, "val/clean_accuracy")
+        logged += ["val/clean_accuracy"]
         measured = [c.attack for c in callbacks if isinstance(c, BackdoorEvaluation)]
         if any(overrides(attack, "trigger") for attack in measured):
             logged += [f"val/backdoor_accuracy{end}" for end in ("", "_all", "_avg")]
@@ -146,12 +147,13 @@ def check_root(aggregator: Aggregator, datamodule: FederatedDataModule) -> None:
 
 def check_optimizers(trainer: Trainer, carry_momentum: bool) -> None:
     """Raises unless there is one optimizer, alone, whose momentum can be carried if it is to be."""
-    names = [type(o).__name__ for o in trainer.optimizers]
+    stepped = [o for o in trainer.optimizers if all("lr" in group for group in o.param_groups)]
+    names = [type(optimizer).__name__ for optimizer in stepped]  # without Lightning's for None
     schedulers = [type(config.scheduler).__name__ for config in trainer.lr_scheduler_configs]
     if len(names) != 1 or schedulers:
         raise ConfigError(
             f"{type(trainer.lightning_module).__name__}.configure_optimizers must return one "
-            f"optimizer and no scheduler, got {', '.join([*names, *schedulers])}"
+            f"optimizer and no scheduler, got {', '.join([*names, *schedulers]) or None}"
         )
     if carry_momentum and not isinstance(trainer.optimizers[0], torch.optim.SGD):
         raise ConfigError(
@@ -162,7 +164,6 @@ def check_optimizers(trainer: Trainer, carry_momentum: bool) -> None:
 
 def check_methods(clients: Clients, num_classes: int) -> None:
     """Raises unless defense, attack and rule, tried once, return what they must."""
-    check_optimizers(clients.client.trainer, clients.federation.carry_momentum)
     named = [(n, p) for n, p in clients.client.model.named_parameters() if p.requires_grad]
     defense, attack = clients.client.defense, clients.federation.attack
     require_override("model.defense", defense, ClientDefense)
@@ -180,9 +181,9 @@ def check_methods(clients: Clients, num_classes: int) -> None:
         with errors_of(f"trainer.federation.attack = {type(attack).__name__}, tried once,"):
             view = clients.view(0, clients.malicious_ids[0], None)
             attack.load_state_dict({})
-            context = clients.client.trainer.precision_plugin.train_step_context
-            with remembers_only_in("its state_dict", attack), context():
-                check_attack(attack, view, num_classes)
+            with remembers_only_in("its state_dict", attack):
+                with clients.client.trainer.precision_plugin.train_step_context():
+                    check_attack(attack, view, num_classes)
                 try_corrupt(attack, updates)
                 attack.load_state_dict({})
     rule = clients.federation.aggregator

@@ -23,7 +23,13 @@ from leadfl_pl.federation.server import RoundResult, Server
 from leadfl_pl.federation.vectorised import choose_clients
 from leadfl_pl.records.checkpoints import start_from
 from leadfl_pl.trainer.callback import FederatedCallback
-from leadfl_pl.trainer.checks import check_methods, check_run, check_same, settings
+from leadfl_pl.trainer.checks import (
+    check_methods,
+    check_optimizers,
+    check_run,
+    check_same,
+    settings,
+)
 from leadfl_pl.trainer.stop_on_signal import stopped_by
 
 
@@ -149,6 +155,7 @@ class FederatedLoop(_FitLoop):
             federation.aggregator.forget()
         if federation.start_from is not None and not self._resumed:
             start_from(federation.start_from, module)
+        check_optimizers(trainer, federation.carry_momentum)
         self.clients = choose_clients(
             self._resumed.get("execution"), module, datamodule, federation
         )

@@ -44,7 +44,8 @@ class FederatedTrainer(Trainer):
         federation: schedule, attack, rule and server step.
         threads: CPU threads of each process; 1 on a CPU if not given, PyTorch's own choice on a
             GPU.
-        kwargs: everything that :class:`lightning.pytorch.Trainer` takes and a federation uses.
+        kwargs: everything that :class:`lightning.pytorch.Trainer` takes and a federation uses. Each
+            rank evaluates all images, whatever ``use_distributed_sampler`` is.
 
     Raises:
         ConfigError: the federation cannot be run, or not with these arguments.

@@ -150,7 +150,7 @@ class Unreliable(fl.NoDefense):
 
     def finish(self, delta: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         self.calls += 1
-        if self.calls > 1 and float(torch.rand((), generator=generator)) < 0.5:  # after the trial
+        if self.calls > 1 and float(torch.rand((), generator=generator)) < 0.3:  # after the trial
             raise RuntimeError("out of battery")
         return delta
 

@@ -269,7 +269,7 @@ class Doubles(Callback):
             {"precision": "bf16-true"},
         ),
         (
-            "trainer.callbacks must be without a part in local steps, got callbacks = Doubles over",
+            "trainer must be without a part in local steps, got trainer = Doubles overrides",
             {},
             {"callbacks": [AttackEffect, RecoveryCertificate, Doubles]},
         ),

@@ -189,7 +189,7 @@ def test_the_file_adds_missing_runs_published_numbers_and_figures() -> None:
     assert table["main accuracy published"].fillna(0).to_list() == [0.885, 0]
     text = Path("out/table.md").read_text()
     assert "Published: a paper, Table I." in text
-    assert "not shown, as no cell of small has their command: LeadFL,alpha=0.4-0" in text
+    assert "not shown, as no cell of small is theirs: LeadFL,alpha=0.4-0" in text
     assert sorted(path.name for path in Path("out").glob("*.png")) == ["rounds.png"]
 
 
@@ -206,7 +206,7 @@ def test_a_run_is_found_by_its_hash_where_its_command_is_written_otherwise(monke
     assert list(runs["status"]) == ["finished", "finished"]
     assert runs.loc["LDP", "hash"] == "1dp"
     text = Path("out/table.md").read_text()
-    assert "not shown, as no cell of small has their command: nocell's-0" in text
+    assert "not shown, as no cell of small is theirs: nocell's-0" in text
     assert json.loads(Path("out/1dp/cell.json").read_text())["labels"] == {"defense": "LDP"}
 
 

@@ -89,6 +89,9 @@ def test_finished_runs_are_kept_and_those_of_another_commit_refused(capfd) -> No
     assert main(["run", "small.yaml", "--jobs", "1"]) == 0
     after = {name: r["folder"].stat().st_mtime_ns for name, r in records().items()}
     assert before.items() <= after.items()
+    experiment(1, NONE, LDP | {"model.lr": "1e-1"})  # as the base has it, in other words
+    assert main(["report", "small.yaml", "-o", "out"]) == 0
+    assert "missing" not in capfd.readouterr().err
     assert len(after) == 4
     record = records()["none 0"]
     file = record.pop("folder") / "cell.json"
@@ -106,7 +109,7 @@ def test_time_is_estimated_by_the_committed_table_until_a_run_is_finished(capfd)
     table.write_text("defense,seconds a round\nnone,20\nLDP,40\nlost,\n")
     assert main(["run", "small.yaml", "--jobs", "2", "--dry-run"]) == 0
     said = " ".join(capfd.readouterr().out.split())
-    assert "4 to run, about 3 minutes, 2 at a time, on the machine of results/" in said
+    assert "4 to run, about 3 minutes, 2 at a time, judged by results/" in said
     table.write_text("defense\nnone\n")
     assert main(["run", "small.yaml", "--dry-run"]) == 0
     assert "is known when one is finished" in " ".join(capfd.readouterr().out.split())
@@ -311,11 +314,13 @@ def test_what_no_run_can_be_is_one_sentence(capsys) -> None:
 def test_each_process_has_a_gpu_of_its_own(monkeypatch, tmp_path) -> None:
     def fit(arguments: list[str]) -> int:
         (tmp_path / f"{arguments[0]}.gpu").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
-        while len(list(tmp_path.glob("*.gpu"))) < 2:  # until both run
+        end = time.monotonic() + 300
+        while len(list(tmp_path.glob("*.gpu"))) < 2 and time.monotonic() < end:  # until both run
             time.sleep(0.05)
         return 0
 
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-8a")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-8a,7")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)  # 7 is not there
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     get_reusable_executor().shutdown(kill_workers=True)  # workers have the environment of before
     try:
@@ -329,11 +334,11 @@ def test_more_processes_than_gpus_share_them_evenly(monkeypatch, tmp_path) -> No
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("leadfl_pl.experiments.gpus._HELD", [])
     taken = []
-    for gpus in ["0,1"] * 5 + ["1,2", "7", ""]:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
-        take_gpu()  # each call stands for a process: a lock is of the opened file
+    for gpus in [["0", "1"]] * 5 + [["1", "2"], ["7"], []]:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "as before")
+        take_gpu(gpus)  # each call stands for a process: a lock is of the opened file
         taken.append(os.environ["CUDA_VISIBLE_DEVICES"])
-    assert taken == ["0", "1", "0", "1", "0", "2", "7", ""]
+    assert taken == ["0", "1", "0", "1", "0", "2", "as before", "as before"]
 
 
 def test_jobs_of_a_queue_leave_the_same_records(capfd) -> None:

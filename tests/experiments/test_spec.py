@@ -142,7 +142,6 @@ def test_a_file_that_is_no_experiment_is_one_sentence(content: dict, message: st
         ([{"model.defens": "LDP"}], "small, defens=LDP, seed 0: .*model.defens"),
         ([{"model.lr": "fast"}], "small, lr=fast, seed 0: .*lr.*fast"),
         ([{"trainer.devices": 2}], "small, devices=2, seed 0: trainer.devices must be 1, since"),
-
         ([{"trainer.max_epochs": None}], "trainer.max_epochs must be >= 1, got None"),
         ([{"model.lr": 0.2}, {"model.lr": "2e-1"}], "different configurations, got the same for "
          "lr=0.2, seed 0 and lr=2e-1, seed 0"),

@@ -79,6 +79,7 @@ def test_runs_are_grouped_and_named_with_nested_config_summaries_and_media() -> 
         assert any(r.HasField("exit") for r in records)  # else the next run would be in it
 
 
+@pytest.mark.skipif(not hasattr(server, "_agent_heartbeat"), reason="another agent's insides")
 def test_the_agent_of_wandb_runs_a_point_of_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("cli.py", "configs"):
         Path(name).symlink_to(ROOT / name)

@@ -116,11 +116,12 @@ class Stream(IterableDataset):
         return iter(loader())
 
 
-def test_a_loader_without_a_length_needs_max_steps_where_there_is_a_defense() -> None:
+def test_a_loader_without_a_length_needs_max_steps_where_a_defense_asks_for_it() -> None:
     stream = DataLoader(Stream(), batch_size=None)
-    plain_trainer(max_epochs=1).fit(small_client(), stream)
+    for defense in (fl.NoDefense(), fl.LeadFL()):  # which do not ask
+        plain_trainer(max_epochs=1).fit(small_client(defense), stream)
     for settings in ({"max_epochs": 1}, {"max_epochs": -1, "max_time": "00:00:01:00"}):
-        with pytest.raises(fl.ConfigError, match=r"trainer.max_steps must say how many"):
+        with pytest.raises(fl.ConfigError, match="num_steps must be the number of local steps"):
             plain_trainer(**settings).fit(small_client(fl.Contraction()), stream)
     seen = set()
 

@@ -31,11 +31,12 @@ def configured(*parts: str) -> fl.FederatedClient:
     return Own(small_client().model)
 
 
-@pytest.mark.parametrize("parts", [("SGD", "StepLR"), ("SGD", "Adam")])
-def test_what_no_local_step_would_use_is_refused(parts: tuple[str, ...]) -> None:
-    message = f"Own.configure_optimizers must return one .* got {', '.join(parts)}"
+@pytest.mark.parametrize("execution", ["sequential", "auto"])
+@pytest.mark.parametrize("parts", [("SGD", "StepLR"), ("SGD", "Adam"), ()], ids=str)
+def test_what_no_local_step_would_use_is_refused(parts: tuple[str, ...], execution: str) -> None:
+    message = f"Own.configure_optimizers must return one .* got {', '.join(parts) or None}"
     with pytest.raises(fl.ConfigError, match=message):
-        fit(configured(*parts))
+        fit(configured(*parts), federation={"execution": execution})
 
 
 def test_only_the_momentum_of_sgd_is_carried() -> None:
@@ -83,14 +84,15 @@ class Recurrent(nn.Module):
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
-def test_a_network_may_make_tensors_of_the_default_dtype(precision: str) -> None:
-    attack = fl.A3FL(steps=1, unlearning_steps=1)
+@pytest.mark.parametrize("attack", [fl.A3FL(steps=1, unlearning_steps=1), fl.DecayTimed(fl.ALIE())])
+def test_a_network_may_make_tensors_of_the_default_dtype(attack: fl.Attack, precision: str) -> None:
     fit(fl.FederatedClient(Recurrent()), attack=attack, precision=precision)
 
 
 def test_a_sanity_check_that_would_move_buffers_is_refused() -> None:
     with pytest.raises(fl.ConfigError, match=r"num_sanity_val_steps must be 0 .* got .* = 2"):
         fit(small_client(evaluation_mode="train"), num_sanity_val_steps=2)
+    fit(fl.FederatedClient(Recurrent(), evaluation_mode="train"), num_sanity_val_steps=2)
     fit(num_sanity_val_steps=2)
 
 
@@ -107,6 +109,6 @@ def test_ids_that_numpy_drew_leave_checkpoints_that_can_be_loaded(tmp_path) -> N
     torch.load(path, weights_only=True)
 
 
-def test_a_loader_of_ones_own_is_left_whole_on_every_rank() -> None:
+def test_lightning_gives_no_rank_a_part_of_a_loader_of_ones_own() -> None:
     trainer = small_trainer(use_distributed_sampler=True)
     assert not trainer._accelerator_connector.use_distributed_sampler

@@ -36,9 +36,9 @@ class RobustStrategy(FedAvg):
     rule selected, of those whose metrics are finite and have the keys that most have.
 
     Args:
-        aggregator: any rule that needs no training on the server. What it remembers between
-            rounds, it keeps, for a second ``start`` as well: give another run another one.
-            ``aggregator.state_dict()`` has it.
+        aggregator: any rule that needs no training on the server. What it remembers
+            (``aggregator.state_dict()``) it keeps from round to round, also across calls of
+            ``start``: give each run a rule of its own.
         seed: of the rule's noise, which is a function of the round too.
         settings: of ``flwr.serverapp.strategy.FedAvg``; ``min_train_nodes``, for which a round
             waits, is raised to what the rule needs.

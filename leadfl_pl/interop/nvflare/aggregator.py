@@ -25,7 +25,6 @@ from leadfl_pl.interop.nvflare.settings import from_settings, settings_of
 from leadfl_pl.interop.states import Reply, aggregate_states, require_rule_for_states
 
 OWNER = "RobustAggregator"
-NUMBERS = (int, float, np.integer, np.floating)
 MAX_STEPS = 2**53  # more are no number of their own in a float
 
 
@@ -129,7 +128,7 @@ def state_of(params: dict[str, Any]) -> dict[str, Tensor]:
 def read_reply(model: FLModel) -> tuple[Reply, str | None]:
     """A reply's parameters and number of steps, and what is wrong with it, if anything."""
     steps = steps_of(model)
-    if isinstance(steps, bool) or not isinstance(steps, NUMBERS) or steps > MAX_STEPS:
+    if isinstance(steps, bool) or not isinstance(steps, (int, float)) or steps > MAX_STEPS:
         return Reply({}, 0), f"its {FLMetaKey.NUM_STEPS_CURRENT_ROUND} is no number of steps"
     try:
         state = state_of(model.params)
@@ -141,6 +140,7 @@ def read_reply(model: FLModel) -> tuple[Reply, str | None]:
 def steps_of(model: FLModel) -> Any:
     """A reply's number of local steps; 1 where it has none, as for NVFlare's own mean."""
     steps = model.meta.get(FLMetaKey.NUM_STEPS_CURRENT_ROUND)
+    steps = steps.item() if isinstance(steps, np.generic) else steps
     return 1 if steps is None else steps
 
 
@@ -150,5 +150,5 @@ def mean_metrics(models: dict[str, FLModel]) -> dict[str, float] | None:
     for client, model in models.items():
         metrics = (model.metrics or {}).items()
         if numbers := {k: v for k, v in metrics if isinstance(v, Real) and isfinite(v)}:
-            helper.add(numbers, float(steps_of(model)), client, 0)
+            helper.add(numbers, steps_of(model), client, 0)
     return helper.get_result() or None
