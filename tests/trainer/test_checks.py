@@ -84,7 +84,9 @@ class Recurrent(nn.Module):
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
-@pytest.mark.parametrize("attack", [fl.A3FL(steps=1, unlearning_steps=1), fl.DecayTimed(fl.ALIE())])
+@pytest.mark.parametrize(
+    "attack", [fl.A3FL(steps=1, unlearning_steps=1), fl.DecayTimed(fl.PatternBackdoor())]
+)
 def test_a_network_may_make_tensors_of_the_default_dtype(attack: fl.Attack, precision: str) -> None:
     fit(fl.FederatedClient(Recurrent()), attack=attack, precision=precision)
 
