@@ -26,7 +26,7 @@ def configured(*parts: str) -> fl.FederatedClient:
             kinds = [getattr(torch.optim, part) for part in parts if part != "StepLR"]
             optimizers = [kind(self.model.parameters(), lr=0.1) for kind in kinds]
             scheduler = torch.optim.lr_scheduler.StepLR
-            return optimizers, [scheduler(optimizers[0], 1)] * ("StepLR" in parts)
+            return optimizers, [scheduler(optimizers[0], 1) for part in parts if part == "StepLR"]
 
     return Own(small_client().model)
 
