@@ -143,9 +143,9 @@ def run_job(job: Job, fit: Fit, apart: bool = False, gpus: Sequence[str] = ()) -
         code = job.code_so_far()
         gc.collect()  # of the run before, whose memory would count for this one
         reset_peak_memory()
+        begun = code | {"pid": os.getpid(), "parent": os.getppid(), "seconds": before}
         with output_to(job.folder / OUTPUT), wandb_run(job):
-            job.write(**code, status=RUNNING, pid=os.getpid(), parent=os.getppid(), seconds=before)
-            status, error = attempt(job, fit)
+            status, error = attempt(job, fit, begun, apart)
         seconds = time.monotonic() - started
         return job.write(
             **code,
@@ -165,7 +165,7 @@ def separate(gpus: Sequence[str]) -> None:
         return
     os.setpgrp()
     take_gpu(gpus)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # but during a run
     parent = os.getppid()
 
     def watch() -> None:
@@ -177,10 +177,13 @@ def separate(gpus: Sequence[str]) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def attempt(job: Job, fit: Fit) -> tuple[str, str | None]:
-    """What becomes of the run, and the error if one ended it."""
+def attempt(job: Job, fit: Fit, begun: dict[str, Any], apart: bool) -> tuple[str, str | None]:
+    """What becomes of the run, and the error if one ended it; ``begun`` is in its record before."""
     sys.argv = ["leadfl-pl", *job.arguments]  # what the run's own record says
     try:
+        if apart:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        job.write(**begun, status=RUNNING)
         code: Any = fit(job.arguments)
     except SystemExit as end:
         code = end.code
@@ -189,6 +192,9 @@ def attempt(job: Job, fit: Fit) -> tuple[str, str | None]:
     except Exception as error:
         traceback.print_exc()
         return FAILED, f"{type(error).__name__}: {error}"
+    finally:
+        if apart:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
     if not code:
         return FINISHED, None
     if code in INTERRUPTED:

@@ -25,7 +25,7 @@ from leadfl_pl.cli.experiment import main, report_ends
 from leadfl_pl.cli.federated import run as fit
 from leadfl_pl.experiments.gpus import take_gpu
 from leadfl_pl.experiments.jobs import Job, read_record
-from leadfl_pl.experiments.run import interrupt, is_locked, run_job, run_jobs
+from leadfl_pl.experiments.run import attempt, interrupt, is_locked, run_job, run_jobs
 from leadfl_pl.experiments.signals import handlers
 from leadfl_pl.experiments.spec import Cell
 from leadfl_pl.records.files import write_whole
@@ -216,6 +216,18 @@ def test_no_run_is_started_after_ctrl_c_in_the_last_round_of_another(at_once, tm
     ended = run_jobs(jobs, fit, at_once)
     assert [record["status"] for record in ended] == ["finished"] * at_once
     assert report_ends(ended, of=len(jobs)) == 130
+
+
+def test_ctrl_c_reaches_a_run_in_its_own_process_and_nothing_after_it(tmp_path) -> None:
+    def fit(arguments: list[str]) -> int:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+        return 0
+
+    (tmp_path / "0").mkdir()
+    with handlers(signal.SIG_IGN):
+        assert attempt(job(tmp_path, "0"), fit, {}, apart=True) == ("stopped", None)
+        os.kill(os.getpid(), signal.SIGINT)  # while its record is written
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
