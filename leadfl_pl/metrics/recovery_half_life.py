@@ -24,7 +24,7 @@ def half_life(values: Sequence[float], in_burst: Sequence[bool], floor: float = 
     it are the clean model's errors, which do not decay. Rounds without a value are left out. NaN if
     the accuracy does not decay (the slope is not negative), or no burst has two values.
 
-    >>> half_life([0.8, 0.8, 0.4, 0.2, 0.1], [True, True, False, False, False])
+    >>> round(half_life([0.8, 0.8, 0.4, 0.2, 0.1], [True, True, False, False, False]), 9)
     1.0
 
     Args:
@@ -58,7 +58,7 @@ class RecoveryHalfLife(AfterBursts):
     >>> for accuracy, malicious in [(0.8, 6), (0.4, 0), (0.2, 0), (0.1, 0)]:
     ...     metric.update(accuracy, malicious)
     >>> metric.compute()
-    tensor(1., dtype=torch.float64)
+    tensor(1.0000, dtype=torch.float64)
 
     Args:
         majority: the number of malicious clients that a round of a burst exceeds, >= 0.

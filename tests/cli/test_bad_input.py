@@ -91,7 +91,7 @@ def test_a_federation_that_cannot_be(
         (["--trainer.profiler=foo"], "trainer.profiler must be one of simple, advanced, pytorch, "),
         (["--trainer.default_root_dir=s3://a/b"], "trainer.default_root_dir must be a folder of "),
         (["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=foo"],
-         "trainer.callbacks: EarlyStopping must have monitor one of epoch, step, train/loss, "),
+         "trainer.callbacks: EarlyStopping must have monitor one of epoch, step, round/mal"),
         (["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.monitor=foo"],
          "got monitor = foo"),
         (["--trainer.callbacks+=LearningRateFinder"],
