@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.plugins import Precision
 from torch import Tensor, nn
 
 from leadfl_pl.core.errors import ConfigError, require_choice, require_number
@@ -19,13 +18,13 @@ from leadfl_pl.core.rng import derive_seed
 from leadfl_pl.core.values import LocalStep, UncountedStep
 from leadfl_pl.defenses import ClientDefense, NoDefense, check_update
 from leadfl_pl.defenses.base import clones
+from leadfl_pl.federation.plain_trainer import check_scaler, steps_left
 from leadfl_pl.metrics import CleanAccuracy
 from leadfl_pl.records.checkpoints import check_weights
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-SCALER = "a gradient scaler, which 16 needs, would scale what defenses and attacks see"
 Batch = tuple[Tensor, Tensor]  # images (B, C, H, W), classes (B,)
 
 
@@ -155,7 +154,7 @@ class FederatedClient(LightningModule):
                     grads=self._gradients(),
                     lr=optimizer.param_groups[0]["lr"],
                     step=self._step,
-                    num_steps=self._num_steps,  # type: ignore[arg-type]
+                    num_steps=self._num_steps or 0,
                     epoch_start=self._epoch_start,
                     optimizer_step=bare.step,
                     generator=self._generator,
@@ -257,18 +256,3 @@ class FederatedClient(LightningModule):
         self.train(self.evaluation_mode == "train")
 
     on_test_model_eval = on_validation_model_eval
-
-
-def steps_left(trainer: Trainer) -> int | None:
-    """How many steps of the optimizer a fit has before it; None: not known, or no end of them."""
-    steps = trainer.estimated_stepping_batches - trainer.global_step  # -1 without a loader's length
-    return int(steps) if 0 < steps < math.inf else None
-
-
-def check_scaler(plugin: Precision) -> None:
-    """Raises if the precision, which may have come as a plugin, scales gradients."""
-    if getattr(plugin, "scaler", None) is not None:
-        name = type(plugin).__name__
-        raise ConfigError(
-            f"trainer.precision or plugins must have no scaler, got one of {name}: {SCALER}"
-        )

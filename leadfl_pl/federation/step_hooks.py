@@ -28,9 +28,9 @@ def step_listener(client: FederatedClient) -> str | None:
     """
     if overridden := overridden_in_step(client):
         return overridden
-    profiler = client.trainer.profiler  # type: ignore[attr-defined]
-    untimed = isinstance(profiler, PassThroughProfiler)
-    return None if untimed else f"{type(profiler).__name__} times every step"
+    trainer: Any = client.trainer
+    untimed = isinstance(trainer.profiler, PassThroughProfiler)
+    return None if untimed else f"{type(trainer.profiler).__name__} times every step"
 
 
 def overridden_in_step(client: FederatedClient) -> str | None:

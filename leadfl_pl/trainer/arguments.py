@@ -29,8 +29,8 @@ from lightning.pytorch.utilities import rank_zero
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from leadfl_pl.core.errors import ConfigError, require_choice, require_number
-from leadfl_pl.federation.client import SCALER
 from leadfl_pl.federation.config import Federation
+from leadfl_pl.federation.plain_trainer import SCALER
 from leadfl_pl.records.checkpoints import RoundCheckpoint, WholeCheckpointIO
 from leadfl_pl.records.folders import RunLogger
 from leadfl_pl.records.report import RunReport

@@ -13,8 +13,8 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.accelerators import CPUAccelerator
 
 from leadfl_pl.core.errors import ConfigError
-from leadfl_pl.federation.client import check_scaler
 from leadfl_pl.federation.config import Federation
+from leadfl_pl.federation.plain_trainer import check_scaler
 from leadfl_pl.records.checkpoints import how_to_go_on, require_federated
 from leadfl_pl.records.files import full_disk
 from leadfl_pl.records.folders import last_checkpoint

@@ -13,7 +13,7 @@ from leadfl_pl.core.errors import ConfigError, require_number
 from leadfl_pl.core.rng import MAX_SEED, derive_seed
 from leadfl_pl.core.vector import unflatten
 from leadfl_pl.defenses import ClientDefense
-from leadfl_pl.federation.client import steps_left
+from leadfl_pl.federation.plain_trainer import steps_left
 from leadfl_pl.interop.local_steps import LocalSteps, require_hooked_defense
 
 OWNER = "ClientDefenseCallback"
