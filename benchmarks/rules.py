@@ -77,7 +77,7 @@ def main() -> int:
     server = fl.ServerContext(
         root_update=updates.mean(dim=0),
         model=updates[0],
-        clients=torch.arange(arguments.n),
+        clients=torch.arange(arguments.n, device=arguments.device),
     )
     print(command())
     print(f"n = {arguments.n}, d = {arguments.d}, float32, seed 0, commit {commit()}")

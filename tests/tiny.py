@@ -107,6 +107,16 @@ def small_trainer(
     )
 
 
+class Sent(fl.FederatedCallback):
+    """Keeps the updates (n, d) of every round, as the server gets them."""
+
+    def __init__(self) -> None:
+        self.rounds: list[torch.Tensor] = []
+
+    def on_server_step(self, trainer: Any, pl_module: Any, updates: Any, result: Any) -> None:
+        self.rounds.append(torch.stack([u.delta for u in updates]))
+
+
 def small_client(defense: fl.ClientDefense | None = None, **kwargs: Any) -> fl.FederatedClient:
     """A client with :class:`NetWithBatchNorm`, always from the same initial weights."""
     with torch.random.fork_rng():

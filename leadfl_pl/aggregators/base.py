@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,7 +37,6 @@ class Aggregator(GrowingBuffers):
     """
 
     root_size = 0  #: examples that the server trains on by itself in every round
-    _at_start: dict[str, Any] | None = None  # its state before its first run
 
     def check(self, n: int) -> None:
         """Raises :class:`ConfigError` if the rule cannot work on ``n`` updates."""
@@ -80,10 +79,12 @@ class Aggregator(GrowingBuffers):
         Raises:
             ConfigError: the rule needs more updates than there are, or than are left; it selects
                 or returns something else than it must.
-            ValueError: the shapes are wrong.
+            ValueError: the shapes are wrong, or the updates' dtype.
         """
         if updates.ndim != 2:
             raise ValueError(f"updates must have shape (n, d), got {tuple(updates.shape)}")
+        if not updates.is_floating_point():
+            raise ValueError(f"updates must be of a floating dtype, got {updates.dtype}")
         weights = updates.new_ones(len(updates)) if weights is None else weights
         if weights.shape != updates.shape[:1]:
             raise ValueError(
@@ -96,7 +97,8 @@ class Aggregator(GrowingBuffers):
                 f"server.clients must have shape ({len(updates)},), one for each update, "
                 f"got {tuple(server.clients.shape)}"
             )
-        dtype = torch.promote_types(updates.dtype, torch.float32)
+        sent = updates.dtype
+        updates = updates.detach().to(torch.promote_types(sent, torch.float32))
         keep = reject(updates, weights, names=[f"row {i}" for i in range(len(updates))])
         self.check_enough(len(keep), len(updates))
         self.check_size(updates.shape[1])
@@ -104,20 +106,8 @@ class Aggregator(GrowingBuffers):
             updates, weights = updates[keep], weights[keep]
             if server.clients is not None:
                 server = server._replace(clients=server.clients[keep])
-        result = self.aggregate(updates.to(dtype), weights.to(dtype), server)
-        return check_aggregated(self, result, *updates.shape).delta.to(updates.dtype)
-
-    def remember_start(self) -> None:
-        """Puts by the state that every run starts from, unless the rule has been in one."""
-        for part in self.modules():
-            if isinstance(part, Aggregator) and part._at_start is None:
-                part._at_start = copy.deepcopy(part.state_dict())
-
-    def forget(self) -> None:
-        """Goes back to the state before the first run."""
-        for part in self.modules():  # a rule within another may have been in a run by itself
-            if isinstance(part, Aggregator) and part._at_start is not None:
-                part.load_state_dict(part._at_start)
+        result = self.aggregate(updates, weights.to(updates.dtype), server)
+        return check_aggregated(self, result, *updates.shape).delta.to(sent)
 
     def check_enough(self, n: int, received: int) -> None:
         """:meth:`check` on the ``n`` updates that are left of ``received``."""
@@ -211,7 +201,7 @@ def check_rule(rule: Aggregator, updates: Tensor) -> None:
     root_update = updates[0].clone() if rule.root_size else None
     clients = torch.arange(len(updates), device=updates.device)
     server = ServerContext(rng, root_update, updates[0].clone(), clients)
-    rule = copy.deepcopy(rule)
+    rule = copy.deepcopy(rule).to(updates.device)
     with isolated_rng(0), remembers_only_in("its buffers", rule):
         result = rule.aggregate(updates.clone(), updates.new_ones(len(updates)), server)
     if not bool(check_aggregated(rule, result, *updates.shape).delta.isfinite().all()):

@@ -93,6 +93,8 @@ class FoolsGold(Aggregator):
 
     def remember(self, updates: Tensor, clients: Tensor) -> Tensor:
         """Adds the updates (n, d) of the clients (n,) to their histories, and returns these."""
+        self.clients = self.clients.to(clients.device)
+        self.history = self.history.to(updates.device)
         new = clients[~torch.isin(clients, self.clients)]
         self.clients = torch.cat([self.clients, new])
         rows = updates.new_zeros(len(new), updates.shape[1])

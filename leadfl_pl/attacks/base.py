@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -175,9 +176,16 @@ def carrier(attack: Attack, method: str) -> Attack:
     return attack
 
 
+def layers(attack: Attack) -> Iterator[Attack]:
+    """The attack, and what it wraps, from outside in."""
+    yield attack
+    if isinstance(attack, AttackWrapper):
+        yield from layers(attack.attack)
+
+
 def require_class(attack: Attack, key: str, value: int, num_classes: int) -> None:
     """Raises :class:`ConfigError` unless ``value`` is one of the data's classes."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < num_classes:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= value < num_classes:
         raise ConfigError(
             f"{type(attack).__name__}: {key} must be a class in 0 .. {num_classes - 1}, "
             f"got {key} = {value}"

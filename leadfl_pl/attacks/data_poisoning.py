@@ -87,9 +87,11 @@ class DataPoisoning(Attack):
             raise ConfigError(f"DataPoisoning: attack must have a trigger, got attack = {name}")
         unused = any(overrides(attack, method) for method in ("corrupt", "adapt"))
         if isinstance(attack, AttackWrapper) or unused:
+            around = isinstance(attack, AttackWrapper)
+            hint = f" ({name} can go around DataPoisoning)" if around else ""
             raise ConfigError(
                 "DataPoisoning: attack must be a plain attack on data, of which only the trigger "
-                f"is used ({name} can go around DataPoisoning), got attack = {name}"
+                f"is used{hint}, got attack = {name}"
             )
         self.attack, self.rate, self.seed = attack, rate, seed
 

@@ -45,8 +45,8 @@ class DecayTimed(AttackWrapper):
     triggered images. Above ``threshold`` it trains honestly (with the client-side defense only if
     the federation has ``defended_attackers``); at or below, it carries out ``attack``. So bursts
     come when the defense has done its work.
-    Nothing that changes updates can be inside or should be wrapped around this: it would change
-    those of the honest rounds as well.
+    Nothing that changes updates can be inside or around this: it would change those of the honest
+    rounds as well.
 
     Args:
         attack: on the data, with a trigger.

@@ -43,7 +43,7 @@ def tail_of(images: Tensor, share: float) -> Tail:
     """
     mean = images.mean(dim=0)
     away, order = distance(images, mean).sort(descending=True, stable=True)
-    count = ceil(share * len(images))
+    count = max(1, ceil(round(share * len(images), 9)))  # 0.28 * 25 is a little more than 7
     return Tail(images[order[:count]], mean, away[count - 1])
 
 
@@ -145,6 +145,7 @@ class EdgeCaseBackdoor(Attack):
              torch.where(replaced, self.target, y))
         ]  # fmt: skip
 
+    @takes_stacks
     def trigger(self, x: Tensor, y: Tensor) -> Triggered:
         known = self._tail(x)
         is_edge_case = distance(x, known.mean) >= known.radius

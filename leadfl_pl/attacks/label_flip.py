@@ -72,6 +72,7 @@ class LabelFlip(Attack):
     def tasks(self, x: Tensor, y: Tensor) -> list[Task]:
         return [(x, self.flip(y))]
 
+    @takes_stacks
     def trigger(self, x: Tensor, y: Tensor) -> Triggered:
         if self.source is None or self.target is None:
             wanted = self.flip(y)

@@ -12,6 +12,7 @@ from pathlib import PurePath
 from typing import Any
 
 import numpy as np
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
@@ -23,7 +24,8 @@ def describe(value: Any, within: tuple[int, ...] = (), private: bool = False) ->
     """A setting as numbers, strings, lists and dicts; equal settings give equal descriptions.
 
     An object is its class and its public attributes, a module also its children and the buffers
-    that are no part of its state; trained numbers are left out. What is long is its hash.
+    that are no part of its state; trained numbers are left out, and of a data module who runs it
+    and in which folder its files are. What is long is its hash.
 
     Args:
         value: anything.
@@ -65,6 +67,8 @@ def describe(value: Any, within: tuple[int, ...] = (), private: bool = False) ->
     if not hasattr(value, "__dict__") or isinstance(value, type) or callable_name(value):
         return callable_name(value) or re.sub(r" at 0x\w+", "", repr(value))
     settings = {k: v for k, v in vars(value).items() if private or not k.startswith("_")}
+    if isinstance(value, LightningDataModule):
+        settings = {k: v for k, v in settings.items() if k not in ("trainer", "data_dir", "_sets")}
     if isinstance(value, nn.Module):
         settings = {k: v for k, v in settings.items() if k not in MODULE}
         settings |= dict(value.named_children())

@@ -10,6 +10,7 @@ from math import inf
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -95,6 +96,8 @@ def require_numbers(
     length: int | None = None,
 ) -> None:
     """Raises :class:`ConfigError` unless ``values`` are whole numbers, ``length`` of them."""
+    if isinstance(values, np.ndarray):
+        values = values.tolist()
     if not isinstance(values, Sequence) or len(values) != (length or len(values)):
         number = f"{length} " if length else ""
         raise ConfigError(

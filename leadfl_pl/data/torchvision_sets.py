@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sized
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -109,13 +110,23 @@ def class_number(label: Any) -> int:
 
 
 def read_pair(module: FederatedDataModule, train: Any, test: Any) -> tuple[ImageSet, ImageSet]:
-    """Both data sets in memory; ``module`` gets their image shape and number of classes."""
+    """Both data sets in memory; ``module`` gets their image shape and number of classes.
+
+    Raises:
+        ConfigError: one cannot be read, see :func:`read_images`, or they name other classes.
+    """
+    names = [list(getattr(source, "classes", ())) for source in (train, test)]
+    if all(names) and names[0] != names[1]:  # folders are numbered by what is there
+        want, got = next((a, b) for a, b in zip_longest(*names) if a != b)
+        raise ConfigError(
+            f"data.test must have the {len(names[0])} classes of data.train in their order, got "
+            f"{got} in place of {want}"
+        )
     sets = read_images(train, "data.train"), read_images(test, "data.test")
     channels, height, width = sets[0].images[0].shape
     module.image_shape = (channels, height, width)
-    named = [len(getattr(source, "classes", ())) for source in (train, test)]
     largest = [int(labels.max()) + 1 for _, labels in sets]
-    module.num_classes = max(named + largest)
+    module.num_classes = max(*map(len, names), *largest)
     return sets
 
 
@@ -133,7 +144,7 @@ class TorchvisionData(FederatedDataModule):
 
     Raises:
         ConfigError: from ``setup``, if a data set cannot be read, see :func:`read_images`, or the
-            two have images of different size or type.
+            two have images of different size or type, or other classes.
 
     >>> from torchvision.datasets import FakeData
     >>> data = TorchvisionData(FakeData(20, (3, 8, 8), 4), FakeData(5, (3, 8, 8), 4))
@@ -151,7 +162,7 @@ class TorchvisionData(FederatedDataModule):
         eval_batch_size: int = 250,
     ) -> None:
         super().__init__(split, batch_size, eval_batch_size)
-        self.sources = (train, test)
+        self.train, self.test = train, test
 
     def load(self) -> tuple[ImageSet, ImageSet]:
-        return read_pair(self, *self.sources)
+        return read_pair(self, self.train, self.test)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from leadfl_pl.core.errors import require_choice, require_number
+from leadfl_pl.core.errors import ConfigError, require_choice, require_number
 from leadfl_pl.core.values import LocalStep, takes_stacks
 
 ParameterChoice = Literal["all", "weights"]
@@ -26,6 +26,7 @@ class ClientDefense:
     """
 
     needs_initial = False  #: the run's first global model, in every LocalStep
+    idle_first: Literal["round", "epoch"] | None = None  #: of which the first step is plain SGD
 
     @takes_stacks
     def start(self, names: Sequence[str], params: list[Tensor]) -> Any:
@@ -62,8 +63,17 @@ def chosen(names: Sequence[str], which: ParameterChoice) -> list[int]:
 
     >>> chosen(["conv.weight", "conv.bias", "bn.weight"], "weights")
     [0, 2]
+
+    Raises:
+        ConfigError: there are none.
     """
-    return [i for i, name in enumerate(names) if which == "all" or "weight" in name]
+    index = [i for i, name in enumerate(names) if which == "all" or "weight" in name]
+    if not index:
+        raise ConfigError(
+            "parameters = weights needs trainable parameters with weight in their names, got "
+            f"{', '.join(names)}"
+        )
+    return index
 
 
 def pick(tensors: Sequence[Tensor], index: Sequence[int]) -> list[Tensor]:
@@ -124,4 +134,5 @@ class LaplaceDefense(ClientDefense):
         require_number(owner, "scale", scale, least=0)
         self.scale = scale
         self.formulation = formulation
+        self.idle_first = "epoch" if formulation == "released" else "round"
         self.parameters: ParameterChoice = "weights" if formulation == "released" else parameters

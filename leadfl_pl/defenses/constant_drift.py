@@ -46,6 +46,8 @@ class ConstantDrift(ClientDefense):
         Learning (eq. 4-6, of which this is the case H = 0).
     """
 
+    idle_first = "round"
+
     def __init__(
         self,
         alpha: float = 0.4,

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from leadfl_pl.core.errors import require_choice, require_number
+from leadfl_pl.core.errors import ConfigError, require_choice, require_number
 from leadfl_pl.core.values import LocalStep, takes_stacks
 from leadfl_pl.defenses.base import ClientDefense, pick
 
@@ -101,6 +101,11 @@ class Contraction(ClientDefense):
     def after_step(self, step: LocalStep, state: Any) -> Any:
         least = 2 + bool(step.generators) if self.parameters == "matrices" else 0
         index = [i for i, p in enumerate(step.params) if p.ndim >= least]
+        if not index:
+            raise ConfigError(
+                "Contraction: parameters = matrices needs a trainable parameter of two dimensions "
+                f"or more, got {', '.join(step.names)}: take parameters = all"
+            )
         chosen = pick(step.params, index)
         exponent = -log(2) / (self.half_life * step.num_steps)
         if self.anchor == "zero":

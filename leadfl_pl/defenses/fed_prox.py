@@ -57,6 +57,8 @@ class FedProx(ClientDefense):
         2. All clients take all local steps; the paper also lets slow ones stop early.
     """
 
+    idle_first = "round"
+
     def __init__(self, mu: float = 0.1) -> None:
         require_number("FedProx", "mu", mu, least=0)
         self.mu = mu

@@ -52,7 +52,7 @@ class FLWBC(LaplaceDefense):
         parameters: ``"all"`` or ``"weights"``; ``"released"`` always takes the weights.
 
     Raises:
-        ConfigError: scale < 0.
+        ConfigError: a setting out of range.
 
     References:
         Sun, Li, DiValentin, Hassanzadeh, Chen, Li. FL-WBC: Enhancing Robustness against Model

@@ -28,7 +28,7 @@ class LDP(LaplaceDefense):
         parameters: ``"all"`` or ``"weights"``; ``"released"`` always takes the weights.
 
     Raises:
-        ConfigError: scale < 0.
+        ConfigError: a setting out of range.
 
     References:
         Zhu, Roos, Chen. LeadFL: Client Self-Defense against Model Poisoning in Federated

@@ -126,7 +126,8 @@ class LeadFL(ClientDefense):
         W_{i+1} &= \tilde W_{i+1} - \eta\,\alpha\,
                    \mathrm{clip}(\nabla_{\tilde W}\lVert 1 - \eta \tilde H_i\rVert, q)
 
-    The first local step of a round has no W_{i-1} and is not regularised.
+    The first local step of a round has no W_{i-1} and is not regularised. In bfloat16 weights
+    (``precision: bf16-true``) most of the second steps round away.
 
     Args:
         alpha: weight of the regulariser, >= 0; 0 is plain SGD, but for the clipped second step of
@@ -179,6 +180,7 @@ class LeadFL(ClientDefense):
             raise ConfigError(
                 "LeadFL: formulation = released has norm = l2 only, got norm = squared"
             )
+        self.idle_first = "epoch" if formulation == "released" else "round"
         self.alpha = alpha
         self.clip = clip
         self.norm: Norm = norm

@@ -54,6 +54,8 @@ class SAM(ClientDefense):
            of a step is not part of it.
         2. The second pass leaves BatchNorm's running statistics alone, as is usual; the paper
            does not say. It draws dropout anew.
+        3. The correction is that of an SGD step: with an optimizer that does not go -eta g, such as
+           Adam, this is not SAM.
     """
 
     def __init__(self, rho: float = 0.05) -> None:

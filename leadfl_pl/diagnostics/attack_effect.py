@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from math import hypot, isnan, nan
 from sys import float_info
@@ -118,9 +117,6 @@ class AttackEffect(FederatedCallback):
             )
         if trainer.fit_loop.rounds_done == 0:  # else the same Trainer fits on
             self.delta, self._twin, self._norms, self._resumed = None, None, [], {}
-            # before the state that a checkpoint has of the run's rule is loaded into it
-            self._aggregator = copy.deepcopy(trainer.federation.aggregator)
-            self._aggregator.forget()
         else:  # after another fit, whose tensors the network may have left
             self._resumed, self._twin = {} if trainer.ckpt_path else self.state_dict(), None
 
@@ -137,7 +133,7 @@ class AttackEffect(FederatedCallback):
                 "AttackEffect must be there from round 0 on: ckpt_path must be a checkpoint of a "
                 f"run with it, got ckpt_path = {trainer.ckpt_path}"
             )
-        self._twin = CleanTwin(trainer.fit_loop.clients, self._aggregator)
+        self._twin = CleanTwin(trainer.fit_loop.clients)
         if state := self._resumed:
             device = self._twin.vector.device
             self._twin.load_state_dict(state["twin"], device)

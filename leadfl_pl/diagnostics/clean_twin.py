@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from leadfl_pl.aggregators import Aggregator
 from leadfl_pl.core.rng import isolated_rng
 from leadfl_pl.core.vector import Snapshot
 from leadfl_pl.federation.clients import Clients
@@ -22,7 +21,6 @@ class CleanTwin:
 
     Args:
         clients: of the run; their module has the initial model.
-        aggregator: a copy of the run's rule as it was before round 0.
 
     Attributes:
         model: the global model.
@@ -31,10 +29,10 @@ class CleanTwin:
 
     result: RoundResult
 
-    def __init__(self, clients: Clients, aggregator: Aggregator) -> None:
+    def __init__(self, clients: Clients) -> None:
         self.vector = clients.vector
-        self.clients = clients.without_attack(aggregator.to(self.vector.device))
-        self.server = Server(self.clients.federation)
+        self.clients = clients.without_attack()
+        self.server = Server(self.clients.federation, self.vector.device)
         self.model = self.vector.snapshot()
 
     def run_round(self, t: int) -> None:

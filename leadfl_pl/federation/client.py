@@ -215,6 +215,12 @@ class FederatedClient(LightningModule):
             )
         if type(self.defense) is not NoDefense:
             check_scaler(self.trainer.precision_plugin)
+            if not sends and self.trainer.ckpt_path:
+                raise ConfigError(
+                    f"ckpt_path must be null in a plain Trainer with model.defense = "
+                    f"{type(self.defense).__name__}, whose memory of the round no checkpoint has, "
+                    f"got ckpt_path = {self.trainer.ckpt_path}: load the weights instead"
+                )
         done = self.trainer.global_step  # not 0 in a later fit, such as a later round in NVFlare
         steps = steps_left(self.trainer)
         in_epoch = self.trainer.num_training_batches

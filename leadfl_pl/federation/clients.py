@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from leadfl_pl.aggregators import Aggregator
 from leadfl_pl.attacks import Attack
 from leadfl_pl.attacks.base import overrides
 from leadfl_pl.attacks.checks import check_corrupted
@@ -67,14 +66,10 @@ class Clients:
         order = torch.randperm(len(self.train_set.labels), generator=generator(self.seed, "root"))
         self.root = order[: federation.aggregator.root_size]
 
-    def without_attack(self, aggregator: Aggregator) -> Clients:
-        """The same clients in the same federation with no attack, none of which has trained yet.
-
-        Args:
-            aggregator: the rule of that federation, with a state of its own.
-        """
+    def without_attack(self) -> Clients:
+        """The same clients in the same federation with no attack, none of which has trained yet."""
         clean = copy.copy(self)
-        clean.federation = dataclasses.replace(self.federation, attack=None, aggregator=aggregator)
+        clean.federation = dataclasses.replace(self.federation, attack=None)
         clean.attack, clean.momenta, clean.last_error = Attack(), {}, None
         return clean
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from leadfl_pl.attacks import Attack
 from leadfl_pl.attacks.base import overrides
+from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.core.values import LocalStep
 from leadfl_pl.defenses import ClientDefense
 from leadfl_pl.defenses.base import clones
@@ -67,6 +68,15 @@ class MaliciousClient(FederatedClient):
         self.attack = attack
         if overrides(attack, "constrain"):
             self.defense = Constrained(self.defense, attack)
+
+    def on_train_start(self) -> None:
+        unused = [m for m in ("adapt", "local", "corrupt") if overrides(self.attack, m)]
+        if unused and not hasattr(self.trainer, "federation"):
+            raise ConfigError(
+                f"attack must not define {' or '.join(unused)}(), which a federation calls, in a "
+                f"plain Trainer, got {type(self.attack).__name__}: use a FederatedTrainer"
+            )
+        super().on_train_start()
 
     def compute_gradient(self, batch: Batch, backward: Callable[[Tensor], None]) -> Tensor:
         task_losses: list[Tensor] = []

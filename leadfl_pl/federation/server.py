@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -63,12 +64,14 @@ class Server:
     """What the server does with the updates of a round, and remembers from one to the next.
 
     Args:
-        federation: the rule, the server's learning rate and what it tolerates.
+        federation: the rule, of which the server takes a copy, its learning rate and what it
+            tolerates.
+        device: of the updates.
     """
 
-    def __init__(self, federation: Federation) -> None:
+    def __init__(self, federation: Federation, device: torch.device) -> None:
         self.federation = federation
-        self.aggregator = federation.aggregator
+        self.aggregator = copy.deepcopy(federation.aggregator).to(device)
         self.failures = 0  # rounds in a row without an aggregate
         self.last_update: Tensor | None = None  # (d,) the last step
 

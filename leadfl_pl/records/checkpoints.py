@@ -77,8 +77,10 @@ class RoundCheckpoint(ModelCheckpoint):
         super().on_train_start(trainer, pl_module)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if state_dict["dirpath"] == self.dirpath:  # else the files are those of another run
-            super().load_state_dict(state_dict)
+        saved = state_dict["dirpath"]
+        if saved and self.dirpath and Path(saved).absolute() == Path(self.dirpath).absolute():
+            super().load_state_dict(state_dict | {"dirpath": self.dirpath})
+        # else the files are those of another run
 
 
 def how_to_go_on(trainer: Trainer) -> str:

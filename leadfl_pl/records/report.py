@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from leadfl_pl.core.describe import describe
+from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.data.splits import label_counts
 from leadfl_pl.data.splits import summary as split_summary
 from leadfl_pl.records.plots import plot_accuracies, plot_label_shares, save_figure
@@ -27,6 +28,13 @@ from leadfl_pl.records.rounds import (
     write_rows,
 )
 from leadfl_pl.records.weights_and_biases import define_summaries, log_report
+
+
+def require_federation(callback: Callback, trainer: Any) -> None:
+    """Raises :class:`ConfigError` unless the callback's Trainer is a FederatedTrainer."""
+    if not hasattr(trainer, "federation"):
+        name, kind = type(callback).__name__, type(trainer).__name__
+        raise ConfigError(f"{name} needs a FederatedTrainer, got {kind}")
 
 
 class RunReport(Callback):
@@ -75,6 +83,8 @@ class RunReport(Callback):
             write_rows(self.folder, self.rows)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            require_federation(self, trainer)
         # on every rank: looking up log_dir is a broadcast
         log_dir = trainer.log_dir if trainer.logger else None
         folder = self.dirpath or log_dir

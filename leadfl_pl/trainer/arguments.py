@@ -101,7 +101,7 @@ def trainer_arguments(kwargs: dict[str, Any], federation: Federation) -> dict[st
     kwargs["logger"] = with_csv(kwargs, str(root))
     kwargs["callbacks"] = with_callbacks(kwargs, federation, root)
     kwargs["plugins"] = with_checkpoint_io(kwargs)
-    kwargs["use_distributed_sampler"] = False  # each rank evaluates all images
+    kwargs["use_distributed_sampler"] = False  # the datamodule splits the evaluation
     kwargs["max_time"] = None  # the Timer among the callbacks
     writes = kwargs["logger"] or any(isinstance(c, RoundCheckpoint) for c in kwargs["callbacks"])
     if writes:

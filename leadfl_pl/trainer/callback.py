@@ -6,9 +6,9 @@ from typing import Any
 
 from lightning.pytorch import Callback
 
-from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.core.values import ClientUpdate
 from leadfl_pl.federation.server import RoundResult
+from leadfl_pl.records.report import require_federation
 
 
 class FederatedCallback(Callback):
@@ -23,9 +23,8 @@ class FederatedCallback(Callback):
     """
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        if stage == "fit" and not hasattr(trainer, "federation"):
-            name, kind = type(self).__name__, type(trainer).__name__
-            raise ConfigError(f"{name} needs a FederatedTrainer, got {kind}")
+        if stage == "fit":
+            require_federation(self, trainer)
 
     def on_server_step(
         self, trainer: Any, pl_module: Any, updates: list[ClientUpdate], result: RoundResult

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 from torchmetrics import Metric
 
@@ -172,6 +173,7 @@ def check_methods(clients: Clients, num_classes: int) -> None:
     n = clients.federation.clients_per_round
     wide = torch.promote_types(theta.dtype, torch.float32)  # as in a round
     updates = theta.new_empty(n, len(theta), dtype=wide).normal_(generator=rng)
+    warn_of_idle_steps(clients)
     with (
         errors_of(f"model.defense = {type(defense).__name__}, tried once,"),
         remembers_only_in("the state that its methods return, one for each client", defense),
@@ -191,6 +193,21 @@ def check_methods(clients: Clients, num_classes: int) -> None:
         check_rule(rule, updates)
 
 
+def warn_of_idle_steps(clients: Clients) -> None:
+    """Warns where clients take no local step in which their defense does anything."""
+    defense, sizes = clients.client.defense, [len(part) for part in clients.parts]
+    if defense.idle_first == "round":
+        idle = sum(clients.num_steps(client_id) == 1 for client_id in range(len(sizes)))
+    else:
+        idle = sum(size <= clients.batch_size for size in sizes)
+    if defense.idle_first and idle:
+        rank_zero_warn(
+            f"model.defense = {type(defense).__name__} does nothing in the first local step of "
+            f"each {defense.idle_first}, and {idle} of {len(sizes)} clients take no other: take a "
+            "smaller data.batch_size"
+        )
+
+
 def settings(federation: Federation, trainer: Trainer) -> dict[str, Any]:
     """All that must not change between the start of a run and its end, as plain data."""
     client, datamodule = trainer.lightning_module, trainer.datamodule  # type: ignore[attr-defined]
@@ -203,7 +220,7 @@ def settings(federation: Federation, trainer: Trainer) -> dict[str, Any]:
             "limit_val_batches": str(trainer.limit_val_batches),  # 1 is a batch, 1.0 all
         },
         "model": _settings(client) | describe(parts),
-        "data": _settings(datamodule, "trainer", "data_dir"),
+        "data": describe(datamodule),
     }
 
 

@@ -57,6 +57,7 @@ class FederatedLoop(_FitLoop):
     """
 
     clients: Clients
+    server: Server
 
     def __init__(
         self,
@@ -67,11 +68,10 @@ class FederatedLoop(_FitLoop):
     ) -> None:
         super().__init__(trainer, min_epochs=min_epochs, max_epochs=max_epochs)
         self.federation = federation
-        self.server = Server(federation)
         self.rounds_done = 0
         self.result: RoundResult | None = None
         self._settings: dict[str, Any] = {}  # of this run, as it started
-        self._attack_before: dict[str, Any] | None = None  # a round that is not done yet
+        self._attack_state: dict[str, Any] = {}  # when the last round had ended
         self._resumed: dict[str, Any] = {}  # what a checkpoint had, until the clients are there
 
     # ------------------------------------------------------------------ the round
@@ -93,7 +93,6 @@ class FederatedLoop(_FitLoop):
     def train(self, cohort: Cohort) -> list[ClientUpdate]:
         """What the cohort's clients send; each of this rank's is a batch of the Trainer's hooks."""
         self.epoch_loop.batch_progress.reset_on_run()
-        self._attack_before = copy.deepcopy(self.clients.attack.state_dict())
         self.clients.adapt_attack(cohort, self.server.last_update)
         return train_cohort(self.clients, cohort, self.server.last_update, self._client_hooks)
 
@@ -104,7 +103,8 @@ class FederatedLoop(_FitLoop):
         progress.increment_ready()
         self.result = self.server.step(updates, cohort, self.clients.vector, root_update)
         progress.increment_completed()
-        self.rounds_done, self._attack_before = cohort.round + 1, None
+        self.rounds_done = cohort.round + 1
+        self._attack_state = copy.deepcopy(self.clients.attack.state_dict())
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, FederatedCallback):
                 callback.on_server_step(self.trainer, self.clients.client, updates, self.result)
@@ -150,9 +150,7 @@ class FederatedLoop(_FitLoop):
             self._resumed = self._state()
         self._settings = self._settings_at_start()
         datamodule.to(device)
-        federation.aggregator.to(device)
-        if not self._resumed:
-            federation.aggregator.forget()
+        self.server = Server(federation, device)
         if federation.start_from is not None and not self._resumed:
             start_from(federation.start_from, module)
         check_optimizers(trainer, federation.carry_momentum)
@@ -168,6 +166,7 @@ class FederatedLoop(_FitLoop):
     def _restore(self, device: torch.device) -> None:
         """Goes on with a checkpoint's state, or starts without what another run has left."""
         self.clients.attack.load_state_dict(self._resumed.get("attack", {}))
+        self._attack_state = copy.deepcopy(self.clients.attack.state_dict())
         if not (state := self._resumed):
             return
         self.rounds_done = state["rounds_done"]
@@ -194,9 +193,6 @@ class FederatedLoop(_FitLoop):
         return state | self._state()
 
     def _state(self) -> dict[str, Any]:
-        attack = self._attack_before
-        if attack is None:
-            attack = copy.deepcopy(self.clients.attack.state_dict())
         return {
             "rounds_done": self.rounds_done,
             "settings": self._settings,
@@ -204,7 +200,7 @@ class FederatedLoop(_FitLoop):
             "momenta": self.clients.momenta,
             "initial": self.clients.initial,
             "server": self.server.state_dict(),
-            "attack": attack,
+            "attack": self._attack_state,
             "result": None if self.result is None else self.result._asdict(),
         }
 

@@ -40,12 +40,16 @@ class FederatedTrainer(Trainer):
     none. SIGTERM and Ctrl-C end ``fit`` after the running round and leave their name in
     ``stopped_by``. ``devices="auto"`` on a CPU is as many processes as serve a round's cohort.
 
+    Trainers may share a federation. What its rule remembers is each Trainer's own; its attack has
+    the state of the Trainer that fitted last, until another one fits on.
+
     Args:
         federation: schedule, attack, rule and server step.
         threads: CPU threads of each process; 1 on a CPU if not given, PyTorch's own choice on a
             GPU.
-        kwargs: everything that :class:`lightning.pytorch.Trainer` takes and a federation uses. Each
-            rank evaluates all images, whatever ``use_distributed_sampler`` is.
+        kwargs: everything that :class:`lightning.pytorch.Trainer` takes and a federation uses, but
+            ``use_distributed_sampler``: evaluation is split over the ranks where all have equally
+            many batches, so that what you log yourself in it needs ``sync_dist=True``.
 
     Raises:
         ConfigError: the federation cannot be run, or not with these arguments.

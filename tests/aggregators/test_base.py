@@ -141,3 +141,13 @@ def test_aggregate_gives_an_aggregated_or_is_named(result: object, message: str)
 def test_nobody_selected_and_entries_that_are_not_finite_are_for_others_to_judge() -> None:
     result = fl.Aggregated(torch.full((4,), float("nan")), ints())
     assert check_aggregated(Whole(result), result, n=3, d=4) is result
+
+
+@pytest.mark.parametrize("rule", [fl.Median(), fl.FLAME(), fl.CenteredClipping(), fl.FedAvg()])
+def test_updates_may_carry_a_graph_and_be_of_half_precision(rule: fl.Aggregator) -> None:
+    updates = torch.randn(5, 4, requires_grad=True)
+    assert not rule(updates).requires_grad
+    large = torch.full((5, 4), 6e4, dtype=torch.float16)
+    assert rule(large).dtype == torch.float16
+    with pytest.raises(ValueError, match=r"updates must be of a floating dtype, got torch.int64"):
+        rule(torch.ones(5, 4, dtype=torch.int64))

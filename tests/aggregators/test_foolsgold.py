@@ -118,9 +118,9 @@ def test_a_malformed_update_leaves_the_others_with_their_ids() -> None:
 
 
 def test_a_federation_says_whose_the_updates_are() -> None:
-    rule = fl.FoolsGold()
-    trainer = small_trainer(rule, rounds=2)
+    trainer = small_trainer(fl.FoolsGold(), rounds=2)
     trainer.fit(small_client(), datamodule=SmallImages(batch_size=8))
+    rule = trainer.fit_loop.server.aggregator
     took_part = {c for t in range(2) for c in trainer.federation.cohort(t).client_ids}
     assert set(rule.clients.tolist()) == took_part
     assert len(took_part) > 7

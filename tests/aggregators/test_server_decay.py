@@ -33,7 +33,7 @@ def test_the_server_gives_it_the_global_model_of_the_round() -> None:
         fl.ServerDecay(fl.FedAvg(), 1.0), fl.RandomSchedule(), num_clients=2, num_malicious=0,
         clients_per_round=2, local_steps=1,
     )  # fmt: skip
-    server = Server(federation)
+    server = Server(federation, torch.device("cpu"))
     for t in range(2):
         theta, delta = vector.read(), torch.full((vector.d,), 0.25)
         sent = [

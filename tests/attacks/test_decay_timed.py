@@ -132,3 +132,11 @@ def test_a_threshold_out_of_range_is_refused(threshold: float, wanted: str) -> N
     message = f"threshold must be {wanted}, got threshold = {threshold}"
     with pytest.raises(fl.ConfigError, match=message):
         fl.DecayTimed(PIXEL, threshold)
+
+
+def test_an_attack_on_updates_around_it_is_refused() -> None:
+    attack = fl.ModelReplacement(fl.Neurotoxin(fl.DecayTimed(PIXEL)))
+    message = "got ModelReplacement around Neurotoxin around DecayTimed around OnePixelBackdoor"
+    with pytest.raises(fl.ConfigError, match=message):
+        small_trainer(attack=attack)
+    small_trainer(attack=fl.Neurotoxin(fl.DecayTimed(PIXEL)))

@@ -34,6 +34,11 @@ def test_the_tail_is_the_share_that_lies_farthest_from_the_class_mean(digits: fl
     assert float(tail.radius) == pytest.approx(radius)
 
 
+def test_a_share_of_whole_images_is_not_rounded_up() -> None:
+    assert 0.28 * 25 > 7
+    assert len(tail_of(torch.rand(25, 1, 2, 2), share=0.28).images) == 7
+
+
 def test_part_of_a_batch_becomes_edge_cases_of_the_target_and_the_rest_stays(digits) -> None:
     attack = fl.EdgeCaseBackdoor(digits, target=8, source=7, tail=0.25, rate=0.3)
     x, y = digits.train_set.images[:1000], digits.train_set.labels[:1000]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import NetWithBatchNorm, SmallImages, small_client, small_trainer, weights
+from tiny import NetWithBatchNorm, Sent, SmallImages, small_client, small_trainer, weights
 
 import leadfl_pl as fl
 from leadfl_pl.attacks.neurotoxin import spared
@@ -50,30 +50,18 @@ def test_the_inner_attacks_projection_and_local_form_are_kept() -> None:
     assert int(images.sum()) == 4  # one bar: the inner attack was bound to the client
 
 
-class Spy(fl.FedAvg):
-    """FedAvg that keeps what it was given in each round."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.given: list[torch.Tensor] = []
-
-    def combine(self, updates: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        self.given.append(updates)
-        return super().combine(updates, weights)
-
-
 def test_an_attackers_update_has_no_entry_where_the_last_step_was_largest() -> None:
-    spy, client = Spy(), small_client()
-    trainer = small_trainer(
-        spy, fl.Neurotoxin(fl.PatternBackdoor(), share=0.3), fl.FixedSchedule(2), rounds=2
-    )
+    sent, client = Sent(), small_client()
+    attack = fl.Neurotoxin(fl.PatternBackdoor(), share=0.3)
+    trainer = small_trainer(None, attack, fl.FixedSchedule(2), [sent], rounds=2)
     trainer.fit(client, datamodule=SmallImages(batch_size=8))
-    step = spy.given[0].mean(dim=0)  # all clients have 20 images
+    first, second = sent.rounds
+    step = first.mean(dim=0)  # all clients have 20 images
     largest = step.abs().topk(round(0.3 * len(step))).indices
     malicious = torch.tensor(trainer.federation.cohort(1).malicious)
-    assert not spy.given[1][malicious][:, largest].any()
-    assert (spy.given[1][~malicious][:, largest] != 0).float().mean() > 0.9
-    assert (spy.given[0][malicious][:, largest] != 0).float().mean() > 0.9  # round 0
+    assert not second[malicious][:, largest].any()
+    assert (second[~malicious][:, largest] != 0).float().mean() > 0.9
+    assert (first[malicious][:, largest] != 0).float().mean() > 0.9
     assert bool(weights(client).isfinite().all())
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import NetWithBatchNorm, SmallImages, small_client, small_trainer
+from tiny import NetWithBatchNorm, Sent, SmallImages, small_client, small_trainer
 from torch import nn
 
 import leadfl_pl as fl
@@ -34,26 +34,15 @@ def test_the_projection_is_the_nearest_point_of_the_ball(seed: int, radius: floa
     assert torch.cat([p.flatten() for p in params]).tolist() == pytest.approx(by_hand)
 
 
-class Spy(fl.FedAvg):
-    """FedAvg that keeps what it was given in each round."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.given: list[torch.Tensor] = []
-
-    def combine(self, updates: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        self.given.append(updates)
-        return super().combine(updates, weights)
-
-
 def sent(attack: fl.Attack, **federation) -> torch.Tensor:
     """What the attackers of one round send (4, d)."""
-    rule, schedule = Spy(), fl.FixedSchedule(4)
+    heard = Sent()
     trainer = small_trainer(
-        rule, attack, schedule, rounds=1, federation=federation, precision="64-true"
-    )
+        None, attack, fl.FixedSchedule(4), [heard], rounds=1, federation=federation,
+        precision="64-true",
+    )  # fmt: skip
     trainer.fit(small_client(fl.LeadFL()), datamodule=SmallImages(batch_size=8))
-    return rule.given[0][torch.tensor(trainer.federation.cohort(0).malicious)]
+    return heard.rounds[0][torch.tensor(trainer.federation.cohort(0).malicious)]
 
 
 PATTERN = fl.PatternBackdoor()

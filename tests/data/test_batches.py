@@ -26,8 +26,11 @@ def test_a_local_epoch_has_every_image_once_in_an_order_of_its_own() -> None:
 def test_batches_are_cut_in_order_or_in_a_new_order_each_time() -> None:
     data = ImageSet(torch.zeros(10, 1, 1, 1, dtype=torch.uint8), torch.arange(10))
     assert [y.tolist() for _, y in TensorBatches(data, 4)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-    shuffled = torch.cat([y for _, y in TensorBatches(data, 4, shuffle=True)])
-    assert torch.equal(shuffled.sort().values, torch.arange(10))
+    batches = TensorBatches(data, 4, shuffle=True)
+    first, second = (torch.cat([y for _, y in batches]) for _ in range(2))
+    assert torch.equal(first.sort().values, torch.arange(10))
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, torch.arange(10))
 
 
 def loaders(world_size: int, mode: str = "eval", **trainer: object) -> list[TensorBatches]:

@@ -222,3 +222,29 @@ def test_callbacks_that_went_through_one_run_know_nothing_of_it_in_another() -> 
     trainer.fit_loop.max_epochs = 4
     trainer.fit(small_client(), datamodule=SmallImages(batch_size=8))
     assert [row["round"] for row in report.rows] == [0, 1, 2, 3]
+
+
+def test_a_checkpoint_without_a_defenses_memory_is_refused(tmp_path) -> None:
+    path = tmp_path / "a.ckpt"
+    for defense in (None, fl.FedProx()):
+        trainer = plain_trainer(max_epochs=1)
+        trainer.fit(small_client(defense), loader())
+        trainer.save_checkpoint(path)
+        if defense is None:
+            plain_trainer().fit(small_client(), loader(), ckpt_path=path)
+    with pytest.raises(fl.ConfigError, match=r"ckpt_path must be null .* FedProx, .* got"):
+        plain_trainer().fit(small_client(fl.FedProx()), loader(), ckpt_path=path)
+
+
+@pytest.mark.parametrize(
+    ("attack", "unused"),
+    [
+        (fl.Neurotoxin(fl.PatternBackdoor()), "local"),
+        (fl.A3FL(), "adapt"),
+        (fl.ModelReplacement(fl.PatternBackdoor()), "corrupt"),
+    ],
+)
+def test_an_attack_that_a_plain_trainer_would_carry_out_in_part_is_refused(attack, unused) -> None:
+    client = fl.MaliciousClient(small_client().model, attack)
+    with pytest.raises(fl.ConfigError, match=rf"attack must not define {unused}\(\), .* plain"):
+        plain_trainer().fit(client, loader())

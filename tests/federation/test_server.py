@@ -18,7 +18,7 @@ def server(aggregator: fl.Aggregator | None = None, **settings) -> Server:
     federation = fl.Federation(
         aggregator or fl.FedAvg(), schedule, None, 10, 5, 3, local_epochs=1, **settings
     )
-    return Server(federation)
+    return Server(federation, torch.device("cpu"))
 
 
 def updates(vector: ModelVector, *values: float) -> list[fl.ClientUpdate]:

@@ -205,6 +205,16 @@ def test_the_last_two_rounds_are_kept(run_folder: Path) -> None:
     assert rounds_in(run_folder / "last.ckpt") == 3
 
 
+def test_a_run_in_the_working_directory_keeps_two_rounds_when_it_goes_on() -> None:
+    for rounds in (2, 4):
+        trainer = fl.FederatedTrainer(
+            small_trainer().federation, max_epochs=rounds, accelerator="cpu", devices=1
+        )
+        trainer.fit(small_client(), datamodule=SmallImages(batch_size=8), ckpt_path="last")
+    kept = {path.name for path in Path("checkpoints/version_0").iterdir()}
+    assert kept == {"round-2.ckpt", "round-3.ckpt", "last.ckpt"}
+
+
 def test_last_is_the_last_round_beside_a_monitoring_checkpoint() -> None:
     best = ModelCheckpoint(
         dirpath="best", monitor="val/clean_accuracy", mode="min", save_last=True, save_top_k=1

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from tiny import SmallImages, small_client, small_trainer
+from tiny import SmallImages, small_client, small_trainer, weights
 from torch import Tensor, nn
 
 import leadfl_pl as fl
@@ -114,3 +116,28 @@ def test_ids_that_numpy_drew_leave_checkpoints_that_can_be_loaded(tmp_path) -> N
 def test_lightning_gives_no_rank_a_part_of_a_loader_of_ones_own() -> None:
     trainer = small_trainer(use_distributed_sampler=True)
     assert not trainer._accelerator_connector.use_distributed_sampler
+
+
+@pytest.mark.parametrize(
+    ("defense", "batch_size", "epochs", "said"),
+    [
+        (fl.LeadFL(formulation="released"), 20, 2, "each epoch, and 12 of 12 clients"),
+        (fl.LDP(), 20, 1, "each round, and 12 of 12"),
+        (fl.FedProx(), 20, 1, "each round, and 12 of 12"),
+        (fl.FLWBC(), 20, 2, None),
+        (fl.LeadFL(formulation="released"), 19, 1, None),
+        (fl.Contraction(), 20, 1, None),
+    ],
+)
+def test_a_defense_that_would_do_nothing_is_named(defense, batch_size, epochs, said) -> None:
+    ends = []
+    for client in (small_client(defense), small_client()):
+        trainer = small_trainer(rounds=1, federation={"local_epochs": epochs})
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            trainer.fit(client, datamodule=SmallImages(batch_size=batch_size))
+        found = [str(w.message) for w in heard if "does nothing" in str(w.message)]
+        assert len(found) == bool(said and not ends)
+        assert all(said in message for message in found)
+        ends.append(weights(client))
+    assert torch.equal(*ends) == bool(said)

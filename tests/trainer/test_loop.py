@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.strategies import SingleDeviceStrategy
-from tiny import SmallImages, TinyImages, small_client, small_trainer, weights
+from tiny import Sent, SmallImages, TinyImages, small_client, small_trainer, weights
 from torch.utils.data import DataLoader, TensorDataset
 
 import leadfl_pl as fl
@@ -142,14 +142,6 @@ def test_the_logged_names_are_the_documented_ones() -> None:
     assert metrics["train/regulariser"] > 0
 
 
-class Spy(fl.FedAvg):
-    """FedAvg that keeps what it was given."""
-
-    def combine(self, updates: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        self.given = updates
-        return super().combine(updates, weights)
-
-
 @pytest.mark.parametrize("defense", [fl.NoDefense(), fl.LeadFL(), fl.FLWBC(), fl.LDP()])
 def test_a_clients_update_does_not_depend_on_who_trained_before(defense) -> None:
     class Backwards(fl.RandomSchedule):
@@ -158,12 +150,12 @@ def test_a_clients_update_does_not_depend_on_who_trained_before(defense) -> None
 
     updates = []
     for schedule in (fl.RandomSchedule(), Backwards()):
-        spy = Spy()
+        sent = Sent()
         fit(
-            small_client(defense, momentum=0.5), aggregator=spy, schedule=schedule, rounds=1,
-            attack=fl.PatternBackdoor(),
+            small_client(defense, momentum=0.5), schedule=schedule, rounds=1,
+            attack=fl.PatternBackdoor(), callbacks=[sent],
         )  # fmt: skip
-        updates.append(spy.given)
+        updates.append(sent.rounds[0])
     assert torch.equal(updates[0], updates[1].flip(0))
 
 
@@ -233,15 +225,22 @@ def test_rounds_without_a_single_good_update_keep_the_old_model_and_then_stop_th
 
 
 @pytest.mark.parametrize("rule", [fl.SparseFed(k=5), fl.CRFL(), fl.FoolsGold()])
-def test_a_second_trainer_of_a_federation_starts_without_the_memory_of_the_first(rule) -> None:
-    federation = small_trainer(rule).federation
-    ends = []
-    for _ in range(2):
-        client = small_client()
-        trainer = fl.FederatedTrainer(federation, max_epochs=2, logger=False, devices=1)
+def test_trainers_of_one_federation_that_fit_in_turns_keep_memories_of_their_own(rule) -> None:
+    attack = fl.A3FL(steps=2, unlearning_steps=1)
+
+    def fit_on(trainer: fl.FederatedTrainer, client: fl.FederatedClient, rounds: int) -> None:
+        trainer.fit_loop.max_epochs = rounds
         trainer.fit(client, datamodule=SmallImages(batch_size=8))
-        ends.append(weights(client))
-    assert torch.equal(*ends)
+
+    alone, first, second = (
+        (small_trainer(rule, attack, fl.FixedSchedule(3)), small_client()) for _ in range(3)
+    )
+    fit_on(*alone, 2)
+    for rounds in (1, 2):
+        fit_on(*first, rounds)
+        fit_on(*second, rounds)
+    for _, client in (first, second):
+        assert torch.equal(weights(client), weights(alone[1]))
 
 
 class Fails(fl.NoDefense):

@@ -236,6 +236,19 @@ def test_resuming_with_other_settings_is_refused(tmp_path: Path) -> None:
             run(tmp_path, fl.LeadFL(alpha=0.4), fl.FedAvg(), ckpt_path="last", **change)
 
 
+def test_an_attack_that_has_the_runs_own_data_module_goes_on(tmp_path: Path) -> None:
+    trainers = []
+    for rounds in (1, 2):
+        data = SmallImages(batch_size=8)
+        trainer = small_trainer(
+            attack=fl.EdgeCaseBackdoor(data), rounds=rounds, enable_checkpointing=True,
+            default_root_dir=str(tmp_path),
+        )  # fmt: skip
+        trainer.fit(small_client(), datamodule=data, ckpt_path="last")
+        trainers.append(trainer)
+    assert trainers[1].fit_loop.rounds_done == 2
+
+
 def test_what_a_run_tolerates_may_change_when_it_goes_on(tmp_path: Path) -> None:
     run(tmp_path, fl.NoDefense(), fl.FedAvg())
     _, rows = run(tmp_path, fl.NoDefense(), fl.FedAvg(), ckpt_path="last", max_failures=0)

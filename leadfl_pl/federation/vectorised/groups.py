@@ -172,7 +172,10 @@ class Share(NamedTuple):
 def _fit(attack: Attack) -> bool:
     owner = carrier(attack, "tasks")
     stamping = carrier(getattr(owner, "attack", owner), "trigger")  # DataPoisoning's is another's
-    stamps = not isinstance(stamping, Backdoor) or fits(stamping, "stamp")
+    if isinstance(stamping, Backdoor):
+        stamps = fits(stamping, "stamp")
+    else:
+        stamps = stamping is owner or fits(stamping, "trigger")
     return stamps and fits(owner, "tasks") and fits(carrier(attack, "balance"), "balance")
 
 

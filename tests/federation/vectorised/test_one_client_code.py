@@ -165,3 +165,17 @@ def test_a_client_that_raises_is_left_out_and_the_others_are_not() -> None:
     ):
         trainer.fit(client(defense=defense), datamodule=SmallImages(batch_size=8))
     assert float(trainer.callback_metrics["round/failed"]) == 1
+
+
+class Placed(fl.Attack):
+    """A trigger that is drawn, and no Backdoor."""
+
+    def trigger(self, x: torch.Tensor, y: torch.Tensor):
+        row = int(torch.randint(x.shape[-1], ()))
+        stamped = x.clone()
+        stamped[..., row, :] = 1
+        return stamped, torch.zeros_like(y), y != 0
+
+
+def test_a_trigger_written_for_one_client_works_unchanged() -> None:
+    assert_equal(attack=fl.DataPoisoning(Placed(), rate=0.5))
