@@ -81,13 +81,14 @@ def run(args: list[str]) -> int:
     parser.add_argument("--dry-run", action="store_true", help="only list them, with their time")
     parser.add_argument("--allow-mixed", action="store_true", help="keep runs of other commits")
     arguments = parser.parse_args(args)
-    console = Console()
+    console = Console(file=sys.stdout)  # which resolve takes for itself
     try:
         require_jobs(arguments.jobs)
         experiment = read_experiment(arguments.file)
         check_axes(arguments.file, experiment.axes)
         folder = arguments.runs.expanduser() / experiment.name
-        jobs = plan(experiment.name, experiment.cells(), folder, resolve)
+        with console.status("Reading the configurations of all runs"):
+            jobs = plan(experiment.name, experiment.cells(), folder, resolve)
         left = unfinished(jobs, arguments.allow_mixed)
         if arguments.dry_run:
             console.print(listing(jobs, left, arguments.jobs, known_seconds(experiment.name)))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from leadfl_pl.core.errors import ConfigError
-from leadfl_pl.experiments.jobs import FAILED, FINISHED, RECORD, read_record
+from leadfl_pl.experiments.jobs import FAILED, FINISHED, RECORD, code, read_record
 from leadfl_pl.experiments.spec import COSTS, Cell, Experiment, check_axes
 from leadfl_pl.federation.server import NO_UPDATE
 from leadfl_pl.records.provenance import without_places
@@ -53,7 +53,8 @@ def read_results(
 
     Raises:
         ConfigError: there are no runs, a record is damaged, an axis is called like another column,
-            two runs are of the same cell, or runs are of several commits and that is not allowed.
+            two runs are of the same cell, or runs are of several commits, or older than an edit of
+            a config, and that is not allowed.
     """
     folders = {path.parent.name: path.parent for path in sorted(folder.glob(f"*/{RECORD}"))}
     records = [_checked(path, read_record(path)) for path in folders.values()]
@@ -72,6 +73,8 @@ def read_results(
         if others:
             names = ", ".join(record["hash"] for record in others)
             notes.append(f"not shown, as no cell of {experiment.name} is theirs: {names}")
+        if hashes:
+            notes += _edited(folder, records, experiment, hashes, allow_mixed)
     check_axes(folder, records[0]["labels"])
     _refuse_twice(folder, records)
     notes += _commits(folder, records, allow_mixed) + _own_code(folder, records, allow_mixed)
@@ -158,6 +161,35 @@ def _planned(
             taken.add(record.get("hash"))
             planned.append(record | place | {"command": cell.command})
     return planned, [record for record in records if record["hash"] not in taken]
+
+
+def _edited(
+    folder: Path,
+    records: Sequence[Record],
+    experiment: Experiment,
+    hashes: Hashes,
+    allow_mixed: bool,
+) -> list[str]:
+    """Compares the configurations of runs of this commit with what they would be today."""
+    here = code().partition("+")[0]
+    runs = {
+        (*record["labels"].values(), record["seed"]): record["hash"]
+        for record in records
+        if record["status"] != MISSING and record["commit"].partition("+")[0] == here
+    }
+    cells = [c for c in experiment.each_level() if (*c.labels.values(), c.seed) in runs]
+    digests = hashes(cells) if cells else []
+    edited = "; ".join(
+        str(cell)
+        for cell, digest in zip(cells, digests, strict=False)
+        if digest != runs[(*cell.labels.values(), cell.seed)]
+    )
+    if not edited or allow_mixed:
+        return [f"runs before a config was edited: {edited}"] * bool(edited)
+    raise ConfigError(
+        f"{folder} must have runs of the configs as they are, got runs before an edit: {edited}: "
+        "leadfl-pl experiment run makes them anew, or take all with --allow-mixed"
+    )
 
 
 def _commits(folder: Path, records: Sequence[Record], allow_mixed: bool) -> list[str]:

@@ -89,6 +89,13 @@ class Experiment(NamedTuple):
                     settings |= level.settings
                 yield Cell(labels, settings, seed, self.arguments(settings))
 
+    def each_level(self) -> Iterator[Cell]:
+        """Runs with every entry of every axis, of which one at most is not the first of its axis."""
+        first = [levels[0].label for levels in self.axes.values()]
+        for cell in self._replace(seeds=self.seeds[:1]).cells():
+            if sum(a != b for a, b in zip(cell.labels.values(), first, strict=True)) <= 1:
+                yield cell
+
     def arguments(self, settings: Settings) -> list[str]:
         """The arguments of ``leadfl-pl fit``, without a seed, for the base with these settings."""
         settings = dict(settings)

@@ -219,6 +219,19 @@ def test_of_two_runs_of_a_command_the_one_of_todays_configuration_counts(monkeyp
     assert list(pd.read_csv("out/runs.csv")["hash"].fillna("")) == ["now", ""]
 
 
+def test_runs_before_an_edit_of_a_config_are_refused_unless_allowed(monkeypatch, capsys) -> None:
+    experiment()
+    monkeypatch.setattr("leadfl_pl.experiments.results.code", lambda: "c0ffee+edit")
+    monkeypatch.setattr("leadfl_pl.cli.experiment_report.hashes", lambda *_: ["edited"])
+    arguments = ["small.yaml", "--runs", "runs", "-o", "out"]
+    assert main(arguments) == 2
+    assert "got runs before an edit: none, seed 0: leadfl-pl" in capsys.readouterr().err
+    assert main([*arguments, "--allow-mixed"]) == 0
+    assert "runs before a config was edited: none, seed 0" in Path("out/table.md").read_text()
+    monkeypatch.setattr("leadfl_pl.experiments.results.code", lambda: "another commit")
+    assert main(arguments) == 0  # the settings of the package may be others
+
+
 def test_before_a_run_has_finished_there_is_a_table_and_no_leaderboard() -> None:
     experiment(figures=["front"])
     file = Path("runs/small/none-0/cell.json")
