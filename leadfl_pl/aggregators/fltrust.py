@@ -25,7 +25,8 @@ class FLTrust(Aggregator):
 
     Args:
         root_size: examples in the root data set, drawn uniformly from the training set, >= 1. With
-            ``local_epochs`` and more batches than a client has, most updates are scaled up.
+            ``local_epochs``, a root data set larger than a client's takes more steps, so that its
+            update is longer and clients' updates are scaled up to it.
 
     Raises:
         ConfigError: root_size < 1 or above the number of training examples; no root update.

@@ -24,8 +24,8 @@ class SparseFed(Aggregator):
     (tensor([0., 3.]), tensor([4., 0.]))
 
     Args:
-        k: coordinates that are updated in a round, 1 <= k <= d; d is the mean of the
-            clipped updates, without momentum.
+        k: coordinates that are updated in a round, 1 <= k <= d; with d it is the mean of the
+            clipped updates, whatever the momentum, since E and V start anew.
         clip: L, > 0.
         momentum: rho, in [0, 1).
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import csv
-import io
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from leadfl_pl.cli import experiment_report
+from leadfl_pl.cli.federated import resolve
 from leadfl_pl.cli.federated import run as fit
 from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.experiments.jobs import FAILED, STOPPED, Job, plan, unfinished
@@ -31,23 +30,6 @@ USAGE = """usage: leadfl-pl experiment {run,report} FILE ...
   report  writes tables, figures and one page
 
 leadfl-pl experiment run --help says more."""
-
-
-def resolve(arguments: list[str]) -> dict[str, Any]:
-    """The whole configuration that arguments of ``leadfl-pl`` stand for.
-
-    Raises:
-        ConfigError: they stand for none.
-    """
-    with redirect_stdout(io.StringIO()) as printed, redirect_stderr(io.StringIO()) as said:
-        try:
-            code: Any = fit([*arguments, "--print_config"])
-        except SystemExit as end:
-            code = end.code
-    if code:
-        raise ConfigError(said.getvalue().strip().removeprefix("error: "))
-    config: dict[str, Any] = yaml.safe_load(printed.getvalue())
-    return config
 
 
 def main(args: list[str]) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from leadfl_pl.cli.federated import resolve
 from leadfl_pl.core.errors import ConfigError
 from leadfl_pl.experiments.jobs import plan
 from leadfl_pl.experiments.spec import Cell, read_experiment
@@ -17,8 +18,6 @@ from leadfl_pl.experiments.spec import Cell, read_experiment
 
 def hashes(name: str, folder: Path, cells: Sequence[Cell]) -> list[str]:
     """Those of the cells' configurations, none where one cannot be resolved here."""
-    from leadfl_pl.cli.experiment import resolve  # which imports this module
-
     try:
         return [job.record["hash"] for job in plan(name, cells, folder, resolve)]
     except ConfigError:
@@ -72,7 +71,3 @@ def main(args: list[str] | None = None) -> int:
         print(note, file=sys.stderr)
     print(f"{output}: report.html")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
 import warnings
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from signal import SIGINT, SIGTERM
 from typing import Any
 
+import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
@@ -149,6 +152,23 @@ def run(args: list[str]) -> int:
     if trainer.stopped_by is not None and trainer.is_global_zero:  # else the launcher kills rank 0
         return 128 + trainer.stopped_by
     return 0
+
+
+def resolve(arguments: list[str]) -> dict[str, Any]:
+    """The whole configuration that arguments of ``leadfl-pl`` stand for.
+
+    Raises:
+        ConfigError: they stand for none.
+    """
+    with redirect_stdout(io.StringIO()) as printed, redirect_stderr(io.StringIO()) as said:
+        try:
+            code: Any = run([*arguments, "--print_config"])
+        except SystemExit as end:
+            code = end.code
+    if code:
+        raise ConfigError(said.getvalue().strip().removeprefix("error: "))
+    config: dict[str, Any] = yaml.safe_load(printed.getvalue())
+    return config
 
 
 def _failure(error: BaseException, status: int) -> int:

@@ -115,7 +115,3 @@ def main(args: list[str] | None = None) -> int:
             newer = "" if versions[-1] == run.folder else f"; {versions[-1].name} has no rounds"
             console.print(f"{name}: {run.folder.name}, the newest of {of}{newer}", markup=False)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -15,7 +15,8 @@ from typing import Any
 
 from rich.console import Console
 
-from leadfl_pl.cli.experiment import report_ends, require_jobs, resolve
+from leadfl_pl.cli.experiment import report_ends, require_jobs
+from leadfl_pl.cli.federated import resolve
 from leadfl_pl.cli.federated import run as fit
 from leadfl_pl.cli.report import comparison, make_output, shortest_endings, write_comparison
 from leadfl_pl.core.errors import ConfigError
@@ -134,7 +135,3 @@ def main(args: list[str] | None = None) -> int:
         return 2
     Console().print(comparison(runs))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

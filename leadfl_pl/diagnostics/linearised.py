@@ -14,6 +14,7 @@ from leadfl_pl.core.values import LocalStep
 from leadfl_pl.defenses import ClientDefense, check_defense
 from leadfl_pl.defenses.base import clones
 from leadfl_pl.diagnostics.replay import Observed, Observer
+from leadfl_pl.federation.vectorised.model import sgd_
 
 # H_i v: from W_i, g_i with its graph, g_{i-1} (None in the first step of a round) and v
 Product = Callable[
@@ -88,7 +89,7 @@ class _Course:
     def start(self, names: Sequence[str], params: list[Tensor]) -> None:
         self.params = params  # W_i
         self.first = [p.clone() for p in params]
-        self.buffers: list[Tensor] | None = None
+        self.momenta = [torch.zeros_like(p) for p in params]
         with isolated_rng():  # a defense may draw from global generators: all the same numbers
             self.state: Any = self.defense.start(names, params)
 
@@ -96,12 +97,7 @@ class _Course:
         """The optimizer's step and the defense's, as in the real one ``step``."""
 
         def optimizer_step() -> None:
-            if self.momentum and self.buffers is not None:
-                torch._foreach_mul_(self.buffers, self.momentum)
-                torch._foreach_add_(self.buffers, grads)
-            else:
-                self.buffers = [g.clone() for g in grads]
-            torch._foreach_add_(self.params, self.buffers, alpha=-step.lr)
+            sgd_(self.params, grads, self.momenta, step.lr, self.momentum)
 
         optimizer_step()
         with isolated_rng():

@@ -179,10 +179,11 @@ def _edited(
     }
     cells = [c for c in experiment.each_level() if (*c.labels.values(), c.seed) in runs]
     digests = hashes(cells) if cells else []
+    names = [(*cell.labels.values(), cell.seed) for cell in cells]
     edited = "; ".join(
         str(cell)
-        for cell, digest in zip(cells, digests, strict=False)
-        if digest != runs[(*cell.labels.values(), cell.seed)]
+        for cell, name, digest in zip(cells, names, digests, strict=False)
+        if digest != runs[name]
     )
     if not edited or allow_mixed:
         return [f"runs before a config was edited: {edited}"] * bool(edited)

@@ -54,7 +54,9 @@ class Federation:
         max_failures: how many rounds in a row may pass without an aggregate, because too few
             well-formed updates came in, before the run stops. Such a round keeps the old model.
         distance_space: what rules measure distances on, see :mod:`leadfl_pl.core.vector`;
-            ``"state"`` is what the released LeadFL code does.
+            ``"state"`` is what the released LeadFL code does. It is for rules that select: FLAME,
+            WeakDP, CRFL, FLTrust, SparseFed and others would clip, scale or add noise to
+            BatchNorm's counters as well.
         carry_momentum: each client's optimizer keeps its momentum from round to round, as in the
             released LeadFL code, instead of starting from zero. Those of all clients that ever
             took part are kept on the CPU and in the checkpoint: K x d numbers at most.

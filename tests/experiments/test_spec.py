@@ -10,7 +10,7 @@ import yaml
 from conftest import ROOT
 
 from leadfl_pl import ConfigError
-from leadfl_pl.cli.experiment import resolve
+from leadfl_pl.cli.federated import resolve
 from leadfl_pl.experiments.jobs import Job, own_code, plan
 from leadfl_pl.experiments.spec import Experiment, read_experiment
 
