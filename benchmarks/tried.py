@@ -31,7 +31,6 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Sequential], tuple[int, int, int]]] = 
     "FashionMNISTNet": (fl.FashionMNISTNet, (1, 28, 28)),
     "CIFAR10Net": (fl.CIFAR10Net, (3, 32, 32)),
 }
-POOLINGS = ("MaxPool2x2", "MaxPool2d")
 SHIPPED = "shipped"
 
 
@@ -42,27 +41,14 @@ class Variant(NamedTuple):
     x: Tensor  # (B, C, H, W)
 
 
-class Normalize(nn.Module):
-    """(x - mean) / std, whatever else the shipped network's first layer does."""
-
-    def __init__(self, shipped: nn.Module) -> None:
-        super().__init__()
-        self.mean, self.std = shipped.mean, shipped.std
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x - self.mean) / self.std
-
-
 def plain(shipped: nn.Sequential, pool_first: bool) -> nn.Sequential:
     """The same of PyTorch's layers, contiguous, with pooling before or after the ReLU."""
-    first, *rest = shipped
-    layers = [nn.MaxPool2d(2) if type(a).__name__ in POOLINGS else a for a in rest]
+    layers = list(shipped)
     for i in range(len(layers)):
         pair = layers[i : i + 2]
         if {type(a) for a in pair} == {nn.MaxPool2d, nn.ReLU}:
             layers[i : i + 2] = sorted(pair, key=lambda a: isinstance(a, nn.ReLU) == pool_first)
-    network = nn.Sequential(Normalize(first), *layers)
-    return network.to(memory_format=torch.contiguous_format)
+    return nn.Sequential(*layers).to(memory_format=torch.contiguous_format)
 
 
 def variants(name: str, batch: int) -> dict[str, Variant]:

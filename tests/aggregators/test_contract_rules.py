@@ -6,8 +6,9 @@ A new rule is one line in ``RULES``; a rule of the package without one fails.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, get_args, get_type_hints
 
 import pytest
 import torch
@@ -124,6 +125,29 @@ def test_every_rule_of_the_package_has_a_line() -> None:
     tested = {type(rule.make()) for rule in RULES.values()}
     assert known - {fl.Aggregator} == tested
     assert all(getattr(fl, c.__name__) is c for c in tested)
+
+
+def numbers() -> list[tuple[type[fl.Aggregator | fl.PreStep], str]]:
+    """The numeric settings of all rules and of what can go before them."""
+    found = []
+    for name in fl.__all__:
+        cls = getattr(fl, name)
+        if isinstance(cls, type) and issubclass(cls, (fl.Aggregator, fl.PreStep)):
+            hints = get_type_hints(cls.__init__)
+            found += [
+                (cls, k) for k, kind in hints.items() if {int, float} & {kind, *get_args(kind)}
+            ]
+    return found
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1e9, "0.1", True])
+@pytest.mark.parametrize(("rule", "key"), numbers())
+def test_a_setting_that_is_no_number_in_its_range_is_named(rule, key: str, value: object) -> None:
+    needed = {fl.SparseFed: {"k": 1}, fl.ServerDecay: {"rule": fl.FedAvg()}}.get(rule, {})
+    with pytest.raises(
+        fl.ConfigError, match=rf"^{rule.__name__}: {key} must be .*{key} = {value}$"
+    ):
+        rule(**needed | {key: value})
 
 
 @pytest.mark.parametrize("kind", kinds())
