@@ -33,6 +33,8 @@ class Attack:
     gradients (m, ...).
     """
 
+    holds_back = False  #: trains honestly in some rounds, so that nothing may be around it then
+
     def check(self, image_shape: Sequence[int], num_classes: int) -> None:
         """Raises :class:`~leadfl_pl.ConfigError` if it does not fit images (C, H, W)."""
 
@@ -181,6 +183,21 @@ def layers(attack: Attack) -> Iterator[Attack]:
     yield attack
     if isinstance(attack, AttackWrapper):
         yield from layers(attack.attack)
+
+
+def check_layers(attack: Attack, key: str) -> None:
+    """Raises :class:`ConfigError` if one changes what another sends that holds back at times."""
+    all_layers = list(layers(attack))
+    timed = next((i for i, layer in enumerate(all_layers) if layer.holds_back), 0)
+    for layer in all_layers[:timed]:
+        for method in ("tasks", "project", "constrain", "corrupt"):
+            if getattr(type(layer), method) is not getattr(AttackWrapper, method):
+                names = " around ".join(type(layer).__name__ for layer in all_layers)
+                raise ConfigError(
+                    f"{key} must have nothing around {type(all_layers[timed]).__name__} that "
+                    f"defines {method}(), which would be called in its honest rounds as well, "
+                    f"got {names}"
+                )
 
 
 def require_class(attack: Attack, key: str, value: int, num_classes: int) -> None:

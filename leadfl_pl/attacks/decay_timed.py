@@ -45,8 +45,8 @@ class DecayTimed(AttackWrapper):
     triggered images. Above ``threshold`` it trains honestly (with the client-side defense only if
     the federation has ``defended_attackers``); at or below, it carries out ``attack``. So bursts
     come when the defense has done its work.
-    Nothing that changes updates can be inside or around this: it would change those of the honest
-    rounds as well.
+    Nothing that changes updates can be inside, and nothing that changes what a client sends
+    around this: it would change that of the honest rounds as well.
 
     Args:
         attack: on the data, with a trigger.
@@ -59,6 +59,8 @@ class DecayTimed(AttackWrapper):
         Not an attack of a paper: LeadFL (Zhu, Roos, Chen, ICML 2023) studies bursts at fixed
         rounds, this one chooses them.
     """
+
+    holds_back = True
 
     def __init__(self, attack: Attack, threshold: float = 0.5) -> None:
         super().__init__(attack)

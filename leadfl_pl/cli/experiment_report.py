@@ -41,7 +41,7 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs/experiments"), help="of a file")
     parser.add_argument("-o", "--output", type=Path, help="where to; the folder of the runs")
     parser.add_argument("--collect", action="store_true", help="copy the runs' records as well")
-    parser.add_argument("--allow-mixed", action="store_true", help="take runs of several commits")
+    parser.add_argument("--allow-mixed", action="store_true", help="take runs of several versions")
     parser.add_argument(
         "--interquartile", action="store_true", help="interquartile means in place of means"
     )

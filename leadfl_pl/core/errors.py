@@ -112,6 +112,13 @@ def _setting(owner: str, key: str) -> str:
     return f"{owner}.{key}" if owner.islower() else f"{owner}: {key}"
 
 
+def require_federation(callback: object, trainer: object) -> None:
+    """Raises :class:`ConfigError` unless the callback's Trainer is a FederatedTrainer."""
+    if not hasattr(trainer, "federation"):
+        name, kind = type(callback).__name__, type(trainer).__name__
+        raise ConfigError(f"{name} needs a FederatedTrainer, got {kind}")
+
+
 def require_override(key: str, value: object, base: type) -> None:
     """Raises :class:`ConfigError` unless ``value`` adds something to its base class.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sized
-from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -116,12 +115,12 @@ def read_pair(module: FederatedDataModule, train: Any, test: Any) -> tuple[Image
         ConfigError: one cannot be read, see :func:`read_images`, or they name other classes.
     """
     names = [list(getattr(source, "classes", ())) for source in (train, test)]
-    if all(names) and names[0] != names[1]:  # folders are numbered by what is there
-        want, got = next((a, b) for a, b in zip_longest(*names) if a != b)
-        raise ConfigError(
-            f"data.test must have the {len(names[0])} classes of data.train in their order, got "
-            f"{got} in place of {want}"
-        )
+    for i, (want, got) in enumerate(zip(*names, strict=False)):
+        if want != got:  # folders are numbered by what is there
+            raise ConfigError(
+                f"data.test must have the classes of data.train, got {got} as class {i} in place "
+                f"of {want}"
+            )
     sets = read_images(train, "data.train"), read_images(test, "data.test")
     channels, height, width = sets[0].images[0].shape
     module.image_shape = (channels, height, width)

@@ -70,8 +70,8 @@ def chosen(names: Sequence[str], which: ParameterChoice) -> list[int]:
     index = [i for i, name in enumerate(names) if which == "all" or "weight" in name]
     if not index:
         raise ConfigError(
-            "parameters = weights needs trainable parameters with weight in their names, got "
-            f"{', '.join(names)}"
+            "parameters = weights, which formulation = released has, needs trainable parameters "
+            f"with weight in their names, got {', '.join(names)}"
         )
     return index
 
@@ -134,5 +134,8 @@ class LaplaceDefense(ClientDefense):
         require_number(owner, "scale", scale, least=0)
         self.scale = scale
         self.formulation = formulation
-        self.idle_first = "epoch" if formulation == "released" else "round"
         self.parameters: ParameterChoice = "weights" if formulation == "released" else parameters
+
+    @property
+    def idle_first(self) -> Literal["round", "epoch"]:  # type: ignore[override]
+        return "epoch" if self.formulation == "released" else "round"

@@ -180,12 +180,15 @@ class LeadFL(ClientDefense):
             raise ConfigError(
                 "LeadFL: formulation = released has norm = l2 only, got norm = squared"
             )
-        self.idle_first = "epoch" if formulation == "released" else "round"
         self.alpha = alpha
         self.clip = clip
         self.norm: Norm = norm
         self.formulation: Formulation = formulation
         self.parameters: ParameterChoice = "weights" if formulation == "released" else parameters
+
+    @property
+    def idle_first(self) -> Literal["round", "epoch"]:  # type: ignore[override]
+        return "epoch" if self.formulation == "released" else "round"
 
     @takes_stacks
     def start(self, names: Sequence[str], params: list[Tensor]) -> LeadFLState:

@@ -39,7 +39,7 @@ def write_report(
         output: where the files go.
         experiment: its runs, published numbers and figures; the runs in ``folder`` if None.
         collected: copy the records of the runs as well.
-        allow_mixed: take runs of several commits.
+        allow_mixed: see :func:`~leadfl_pl.experiments.results.read_results`.
         interquartile: the interquartile mean over seeds in place of the mean.
         hashes: see :func:`~leadfl_pl.experiments.results.read_results`.
 

@@ -48,13 +48,14 @@ def read_results(
     Args:
         folder: of one experiment, with a folder for each run.
         experiment: says which runs there should be, and their order; all that there are if None.
-        allow_mixed: take runs of several commits.
-        hashes: those of cells, to find a run whose command is written otherwise.
+        allow_mixed: take runs of several commits, or of settings that were edited since.
+        hashes: those of cells, to find a run whose command is written otherwise, and one from
+            before an edit.
 
     Raises:
         ConfigError: there are no runs, a record is damaged, an axis is called like another column,
-            two runs are of the same cell, or runs are of several commits, or older than an edit of
-            a config, and that is not allowed.
+            two runs are of the same cell, or runs are of several commits, or of other settings than
+            this commit's, and that is not allowed.
     """
     folders = {path.parent.name: path.parent for path in sorted(folder.glob(f"*/{RECORD}"))}
     records = [_checked(path, read_record(path)) for path in folders.values()]
@@ -170,7 +171,7 @@ def _edited(
     hashes: Hashes,
     allow_mixed: bool,
 ) -> list[str]:
-    """Compares the configurations of runs of this commit with what they would be today."""
+    """Compares the configurations of runs of this commit with those of today."""
     here = code().partition("+")[0]
     runs = {
         (*record["labels"].values(), record["seed"]): record["hash"]
@@ -186,10 +187,11 @@ def _edited(
         if digest != runs[name]
     )
     if not edited or allow_mixed:
-        return [f"runs before a config was edited: {edited}"] * bool(edited)
+        return [f"runs of other settings than today's: {edited}"] * bool(edited)
     raise ConfigError(
-        f"{folder} must have runs of the configs as they are, got runs before an edit: {edited}: "
-        "leadfl-pl experiment run makes them anew, or take all with --allow-mixed"
+        f"{folder} must have runs of the settings as they are, got others for {edited}: a config, "
+        "or the package, was edited since; leadfl-pl experiment run makes them anew, or take all "
+        "with --allow-mixed"
     )
 
 

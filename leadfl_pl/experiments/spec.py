@@ -90,7 +90,7 @@ class Experiment(NamedTuple):
                 yield Cell(labels, settings, seed, self.arguments(settings))
 
     def each_level(self) -> Iterator[Cell]:
-        """Runs with every entry of every axis; one of theirs at most is not its axis's first."""
+        """Every entry of every axis once, with the first ones of the other axes and seeds."""
         first = [levels[0].label for levels in self.axes.values()]
         for cell in self._replace(seeds=self.seeds[:1]).cells():
             if sum(a != b for a, b in zip(cell.labels.values(), first, strict=True)) <= 1:

@@ -45,8 +45,8 @@ class FederatedClient(LightningModule):
 
     Raises:
         ConfigError: ``lr`` or ``momentum`` out of range; no trainable parameter. In the fit of a
-            plain Trainer: a defense beside a gradient scaler; one that asks for the number of steps
-            where the loader has no length and the Trainer no ``max_steps``.
+            plain Trainer: a defense beside a gradient scaler or with ``ckpt_path``; one that asks
+            for the number of steps where the loader has no length and the Trainer no ``max_steps``.
     """
 
     def __init__(
@@ -218,8 +218,8 @@ class FederatedClient(LightningModule):
             if not sends and self.trainer.ckpt_path:
                 raise ConfigError(
                     f"ckpt_path must be null in a plain Trainer with model.defense = "
-                    f"{type(self.defense).__name__}, whose memory of the round no checkpoint has, "
-                    f"got ckpt_path = {self.trainer.ckpt_path}: load the weights instead"
+                    f"{type(self.defense).__name__}, since no checkpoint has what a defense knows "
+                    f"of its round, got ckpt_path = {self.trainer.ckpt_path}: load the weights"
                 )
         done = self.trainer.global_step  # not 0 in a later fit, such as a later round in NVFlare
         steps = steps_left(self.trainer)

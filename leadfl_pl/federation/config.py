@@ -8,8 +8,8 @@ from typing import Literal
 
 from leadfl_pl.aggregators import Aggregator
 from leadfl_pl.aggregators.base import require_rule
-from leadfl_pl.attacks import Attack, DecayTimed
-from leadfl_pl.attacks.base import layers, overrides
+from leadfl_pl.attacks import Attack
+from leadfl_pl.attacks.base import check_layers
 from leadfl_pl.core.errors import (
     LARGEST,
     ConfigError,
@@ -110,13 +110,7 @@ class Federation:
         require_choice(PATH, "execution", self.execution, ("sequential", "vectorised", "auto"))
         if self.attack is not None:
             require_override(f"{PATH}.attack", self.attack, Attack)
-            timed = any(isinstance(attack, DecayTimed) for attack in layers(self.attack))
-            if timed and overrides(self.attack, "corrupt"):
-                around = " around ".join(type(attack).__name__ for attack in layers(self.attack))
-                raise ConfigError(
-                    f"{PATH}.attack must change no updates around DecayTimed, whose honest rounds "
-                    f"would be changed as well, got {around}"
-                )
+            check_layers(self.attack, f"{PATH}.attack")
         require_override(f"{PATH}.schedule", self.schedule, Schedule)
         require_rule(f"{PATH}.aggregator", self.aggregator)
         with errors_of(f"{type(self.schedule).__name__}.check"):

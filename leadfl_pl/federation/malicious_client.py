@@ -54,6 +54,10 @@ class MaliciousClient(FederatedClient):
         attack: makes the tasks and balances their gradients.
         defense: run by the malicious client as well, to look like an honest one; none by default.
         lr, momentum: see :class:`FederatedClient`.
+
+    Raises:
+        ConfigError: see :class:`FederatedClient`. In the fit of a plain Trainer: an attack with
+            parts that only a federation calls.
     """
 
     def __init__(

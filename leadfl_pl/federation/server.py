@@ -13,7 +13,7 @@ from torch import Tensor
 from leadfl_pl.aggregators import Aggregated
 from leadfl_pl.aggregators.base import check_aggregated
 from leadfl_pl.aggregators.validation import well_formed
-from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.errors import ConfigError, errors_of
 from leadfl_pl.core.rng import derive_seed, generator, isolated_rng
 from leadfl_pl.core.values import ClientUpdate, Cohort, ServerContext
 from leadfl_pl.core.vector import ModelVector
@@ -71,7 +71,8 @@ class Server:
 
     def __init__(self, federation: Federation, device: torch.device) -> None:
         self.federation = federation
-        self.aggregator = copy.deepcopy(federation.aggregator).to(device)
+        with errors_of(f"a copy of {type(federation.aggregator).__name__}"):
+            self.aggregator = copy.deepcopy(federation.aggregator).to(device)
         self.failures = 0  # rounds in a row without an aggregate
         self.last_update: Tensor | None = None  # (d,) the last step
 

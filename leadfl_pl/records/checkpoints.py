@@ -77,10 +77,17 @@ class RoundCheckpoint(ModelCheckpoint):
         super().on_train_start(trainer, pl_module)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        saved = state_dict["dirpath"]
-        if saved and self.dirpath and Path(saved).absolute() == Path(self.dirpath).absolute():
-            super().load_state_dict(state_dict | {"dirpath": self.dirpath})
-        # else the files are those of another run
+        if (folder := self.dirpath) is None:  # the files are those of another run
+            return
+
+        def here(path: str) -> str:  # whatever the folder was called when it was written
+            return path and os.path.join(folder, os.path.basename(path))
+
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        models = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        moved: dict[str, Any] = {key: here(state_dict[key]) for key in paths}
+        moved |= {"dirpath": folder, "best_k_models": models}
+        super().load_state_dict(state_dict | moved)
 
 
 def how_to_go_on(trainer: Trainer) -> str:

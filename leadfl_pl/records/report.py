@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from leadfl_pl.core.describe import describe
-from leadfl_pl.core.errors import ConfigError
+from leadfl_pl.core.errors import require_federation
 from leadfl_pl.data.splits import label_counts
 from leadfl_pl.data.splits import summary as split_summary
 from leadfl_pl.records.plots import plot_accuracies, plot_label_shares, save_figure
@@ -28,13 +28,6 @@ from leadfl_pl.records.rounds import (
     write_rows,
 )
 from leadfl_pl.records.weights_and_biases import define_summaries, log_report
-
-
-def require_federation(callback: Callback, trainer: Any) -> None:
-    """Raises :class:`ConfigError` unless the callback's Trainer is a FederatedTrainer."""
-    if not hasattr(trainer, "federation"):
-        name, kind = type(callback).__name__, type(trainer).__name__
-        raise ConfigError(f"{name} needs a FederatedTrainer, got {kind}")
 
 
 class RunReport(Callback):

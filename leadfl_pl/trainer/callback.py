@@ -6,9 +6,9 @@ from typing import Any
 
 from lightning.pytorch import Callback
 
+from leadfl_pl.core.errors import require_federation
 from leadfl_pl.core.values import ClientUpdate
 from leadfl_pl.federation.server import RoundResult
-from leadfl_pl.records.report import require_federation
 
 
 class FederatedCallback(Callback):

@@ -195,16 +195,19 @@ def check_methods(clients: Clients, num_classes: int) -> None:
 
 def warn_of_idle_steps(clients: Clients) -> None:
     """Warns where clients take no local step in which their defense does anything."""
-    defense, sizes = clients.client.defense, [len(part) for part in clients.parts]
-    if defense.idle_first == "round":
-        idle = sum(clients.num_steps(client_id) == 1 for client_id in range(len(sizes)))
-    else:
-        idle = sum(size <= clients.batch_size for size in sizes)
-    if defense.idle_first and idle:
+    defense = clients.client.defense
+    if defense.idle_first is None:
+        return
+    by_epoch = defense.idle_first == "epoch"
+    idle = sum(
+        clients.num_steps(client_id) == 1 or (by_epoch and len(part) <= clients.batch_size)
+        for client_id, part in enumerate(clients.parts)
+    )
+    if idle:
         rank_zero_warn(
             f"model.defense = {type(defense).__name__} does nothing in the first local step of "
-            f"each {defense.idle_first}, and {idle} of {len(sizes)} clients take no other: take a "
-            "smaller data.batch_size"
+            f"each {defense.idle_first}, and {idle} of {len(clients.parts)} clients take no other: "
+            "take a smaller data.batch_size, or more local steps"
         )
 
 

@@ -48,8 +48,8 @@ class FederatedTrainer(Trainer):
         threads: CPU threads of each process; 1 on a CPU if not given, PyTorch's own choice on a
             GPU.
         kwargs: everything that :class:`lightning.pytorch.Trainer` takes and a federation uses, but
-            ``use_distributed_sampler``: evaluation is split over the ranks where all have equally
-            many batches, so that what you log yourself in it needs ``sync_dist=True``.
+            ``use_distributed_sampler``: the datamodule splits an evaluation over the ranks where
+            that changes nothing, so that what you log yourself in it needs ``sync_dist=True``.
 
     Raises:
         ConfigError: the federation cannot be run, or not with these arguments.

@@ -140,7 +140,7 @@ def numbers() -> list[tuple[type[fl.Aggregator | fl.PreStep], str]]:
     return found
 
 
-@pytest.mark.parametrize("value", [math.nan, -1e9, "0.1", True])
+@pytest.mark.parametrize("value", [math.nan, -1, "0.1", True])
 @pytest.mark.parametrize(("rule", "key"), numbers())
 def test_a_setting_that_is_no_number_in_its_range_is_named(rule, key: str, value: object) -> None:
     needed = {fl.SparseFed: {"k": 1}, fl.ServerDecay: {"rule": fl.FedAvg()}}.get(rule, {})

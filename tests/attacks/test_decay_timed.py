@@ -134,9 +134,12 @@ def test_a_threshold_out_of_range_is_refused(threshold: float, wanted: str) -> N
         fl.DecayTimed(PIXEL, threshold)
 
 
-def test_an_attack_on_updates_around_it_is_refused() -> None:
-    attack = fl.ModelReplacement(fl.Neurotoxin(fl.DecayTimed(PIXEL)))
-    message = "got ModelReplacement around Neurotoxin around DecayTimed around OnePixelBackdoor"
+@pytest.mark.parametrize(
+    ("around", "method"), [(fl.ModelReplacement, "corrupt"), (fl.Neurotoxin, "project")]
+)
+def test_what_would_change_its_honest_rounds_is_not_put_around_it(around, method: str) -> None:
+    message = rf"attack must have nothing .* {method}\(\), .* got {around.__name__} around DecayTim"
     with pytest.raises(fl.ConfigError, match=message):
-        small_trainer(attack=attack)
-    small_trainer(attack=fl.Neurotoxin(fl.DecayTimed(PIXEL)))
+        small_trainer(attack=around(fl.DecayTimed(PIXEL)))
+    small_trainer(attack=fl.DecayTimed(fl.Neurotoxin(PIXEL)))
+    small_trainer(attack=around(PIXEL))

@@ -225,9 +225,9 @@ def test_runs_before_an_edit_of_a_config_are_refused_unless_allowed(monkeypatch,
     monkeypatch.setattr("leadfl_pl.cli.experiment_report.hashes", lambda *_: ["edited"])
     arguments = ["small.yaml", "--runs", "runs", "-o", "out"]
     assert main(arguments) == 2
-    assert "got runs before an edit: none, seed 0: leadfl-pl" in capsys.readouterr().err
+    assert "got others for none, seed 0: a config, or the pac" in capsys.readouterr().err
     assert main([*arguments, "--allow-mixed"]) == 0
-    assert "runs before a config was edited: none, seed 0" in Path("out/table.md").read_text()
+    assert "runs of other settings than today's: none, seed 0" in Path("out/table.md").read_text()
     monkeypatch.setattr("leadfl_pl.experiments.results.code", lambda: "another commit")
     assert main(arguments) == 0  # the settings of the package may be others
 

@@ -124,6 +124,7 @@ def test_lightning_gives_no_rank_a_part_of_a_loader_of_ones_own() -> None:
         (fl.LeadFL(formulation="released"), 20, 2, "each epoch, and 12 of 12 clients"),
         (fl.LDP(), 20, 1, "each round, and 12 of 12"),
         (fl.FedProx(), 20, 1, "each round, and 12 of 12"),
+        (fl.LDP(formulation="released"), 4, None, "each epoch, and 12 of 12"),
         (fl.FLWBC(), 20, 2, None),
         (fl.LeadFL(formulation="released"), 19, 1, None),
         (fl.Contraction(), 20, 1, None),
@@ -132,7 +133,8 @@ def test_lightning_gives_no_rank_a_part_of_a_loader_of_ones_own() -> None:
 def test_a_defense_that_would_do_nothing_is_named(defense, batch_size, epochs, said) -> None:
     ends = []
     for client in (small_client(defense), small_client()):
-        trainer = small_trainer(rounds=1, federation={"local_epochs": epochs})
+        steps = {"local_epochs": epochs, "local_steps": None if epochs else 1}
+        trainer = small_trainer(rounds=1, federation=steps)
         with warnings.catch_warnings(record=True) as heard:
             warnings.simplefilter("always")
             trainer.fit(client, datamodule=SmallImages(batch_size=batch_size))
@@ -141,3 +143,35 @@ def test_a_defense_that_would_do_nothing_is_named(defense, batch_size, epochs, s
         assert all(said in message for message in found)
         ends.append(weights(client))
     assert torch.equal(*ends) == bool(said)
+
+
+class Kernel(nn.Module):
+    """A network whose one parameter is a vector and no "weight"."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.ones(64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.flatten(1) * self.kernel).view(len(x), -1)[:, :10]
+
+
+@pytest.mark.parametrize(
+    ("defense", "message"),
+    [
+        (
+            fl.LDP(parameters="weights"),
+            r"parameters = weights, .* weight in their names, got k",
+        ),
+        (fl.LeadFL(formulation="released"), r"parameters = weights, which formulation = released"),
+        (fl.Contraction(), r"matrices needs .* two dimensions or more, got kernel: take .* = all"),
+    ],
+)
+def test_a_choice_of_no_parameter_is_named(defense: fl.ClientDefense, message: str) -> None:
+    with pytest.raises(fl.ConfigError, match=message):
+        fit(fl.FederatedClient(Kernel(), defense))
+
+
+def test_numpys_numbers_are_numbers() -> None:
+    attack = fl.PatternBackdoor(target=np.int64(3))
+    fit(attack=attack, schedule=fl.ForcedRounds(fl.RandomSchedule(), np.array([0]), 2))

@@ -225,7 +225,7 @@ def test_rounds_without_a_single_good_update_keep_the_old_model_and_then_stop_th
 
 
 @pytest.mark.parametrize("rule", [fl.SparseFed(k=5), fl.CRFL(), fl.FoolsGold()])
-def test_trainers_of_one_federation_that_fit_in_turns_keep_memories_of_their_own(rule) -> None:
+def test_trainers_with_the_same_rule_and_attack_may_fit_in_turns(rule) -> None:
     attack = fl.A3FL(steps=2, unlearning_steps=1)
 
     def fit_on(trainer: fl.FederatedTrainer, client: fl.FederatedClient, rounds: int) -> None:

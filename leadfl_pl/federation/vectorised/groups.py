@@ -172,7 +172,7 @@ class Share(NamedTuple):
 def _fit(attack: Attack) -> bool:
     owner = carrier(attack, "tasks")
     stamping = carrier(getattr(owner, "attack", owner), "trigger")  # DataPoisoning's is another's
-    if isinstance(stamping, Backdoor):
+    if isinstance(stamping, Backdoor) and type(stamping).trigger is Backdoor.trigger:
         stamps = fits(stamping, "stamp")
     else:
         stamps = stamping is owner or fits(stamping, "trigger")
