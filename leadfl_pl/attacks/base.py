@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -176,28 +176,6 @@ def carrier(attack: Attack, method: str) -> Attack:
     if isinstance(attack, AttackWrapper) and function is getattr(AttackWrapper, method):
         return carrier(attack.attack, method)
     return attack
-
-
-def layers(attack: Attack) -> Iterator[Attack]:
-    """The attack, and what it wraps, from outside in."""
-    yield attack
-    if isinstance(attack, AttackWrapper):
-        yield from layers(attack.attack)
-
-
-def check_layers(attack: Attack, key: str) -> None:
-    """Raises :class:`ConfigError` if one changes what another sends that holds back at times."""
-    all_layers = list(layers(attack))
-    timed = next((i for i, layer in enumerate(all_layers) if layer.holds_back), 0)
-    for layer in all_layers[:timed]:
-        for method in ("tasks", "project", "constrain", "corrupt"):
-            if getattr(type(layer), method) is not getattr(AttackWrapper, method):
-                names = " around ".join(type(layer).__name__ for layer in all_layers)
-                raise ConfigError(
-                    f"{key} must have nothing around {type(all_layers[timed]).__name__} that "
-                    f"defines {method}(), which would be called in its honest rounds as well, "
-                    f"got {names}"
-                )
 
 
 def require_class(attack: Attack, key: str, value: int, num_classes: int) -> None:

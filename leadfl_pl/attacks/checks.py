@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from leadfl_pl.attacks.base import Attack, carrier
+from leadfl_pl.attacks.base import Attack, AttackWrapper, carrier
 from leadfl_pl.core.errors import FLOATS, ConfigError, require_tensor, summarise
 from leadfl_pl.core.rng import isolated_rng
 from leadfl_pl.core.values import AttackerView
@@ -105,3 +106,25 @@ def _demand(attack: Attack, method: str) -> str:
 
 def _wrong(attack: Attack, method: str, wanted: str, returned: object) -> ConfigError:
     return ConfigError(f"{_demand(attack, method)} {wanted}, got {summarise(returned)}")
+
+
+def layers(attack: Attack) -> Iterator[Attack]:
+    """The attack, and what it wraps, from outside in."""
+    yield attack
+    if isinstance(attack, AttackWrapper):
+        yield from layers(attack.attack)
+
+
+def check_layers(attack: Attack, key: str) -> None:
+    """Raises :class:`ConfigError` if one changes what another sends that holds back at times."""
+    all_layers = list(layers(attack))
+    timed = next((i for i, layer in enumerate(all_layers) if layer.holds_back), 0)
+    for layer in all_layers[:timed]:
+        for method in ("tasks", "project", "constrain", "corrupt"):
+            if getattr(type(layer), method) is not getattr(AttackWrapper, method):
+                names = " around ".join(type(layer).__name__ for layer in all_layers)
+                raise ConfigError(
+                    f"{key} must have nothing around {type(all_layers[timed]).__name__} that "
+                    f"defines {method}(), which would be called in its honest rounds as well, "
+                    f"got {names}"
+                )

@@ -26,7 +26,11 @@ class ClientDefense:
     """
 
     needs_initial = False  #: the run's first global model, in every LocalStep
-    idle_first: Literal["round", "epoch"] | None = None  #: of which the first step is plain SGD
+
+    @property
+    def idle_first(self) -> Literal["round", "epoch"] | None:
+        """Of which the first local step is plain SGD; None if each does something."""
+        return None
 
     @takes_stacks
     def start(self, names: Sequence[str], params: list[Tensor]) -> Any:
@@ -137,5 +141,5 @@ class LaplaceDefense(ClientDefense):
         self.parameters: ParameterChoice = "weights" if formulation == "released" else parameters
 
     @property
-    def idle_first(self) -> Literal["round", "epoch"]:  # type: ignore[override]
+    def idle_first(self) -> Literal["round", "epoch"]:
         return "epoch" if self.formulation == "released" else "round"

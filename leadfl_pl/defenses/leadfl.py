@@ -187,7 +187,7 @@ class LeadFL(ClientDefense):
         self.parameters: ParameterChoice = "weights" if formulation == "released" else parameters
 
     @property
-    def idle_first(self) -> Literal["round", "epoch"]:  # type: ignore[override]
+    def idle_first(self) -> Literal["round", "epoch"]:
         return "epoch" if self.formulation == "released" else "round"
 
     @takes_stacks

@@ -18,7 +18,7 @@ from leadfl_pl.core.rng import derive_seed
 from leadfl_pl.core.values import LocalStep, UncountedStep
 from leadfl_pl.defenses import ClientDefense, NoDefense, check_update
 from leadfl_pl.defenses.base import clones
-from leadfl_pl.federation.plain_trainer import check_scaler, steps_left
+from leadfl_pl.federation.plain_trainer import check_alone, steps_left
 from leadfl_pl.metrics import CleanAccuracy
 from leadfl_pl.records.checkpoints import check_weights
 
@@ -206,21 +206,8 @@ class FederatedClient(LightningModule):
         return sent, self._loss_sum / self._loss_steps, regulariser
 
     def on_train_start(self) -> None:
-        sends = hasattr(self.trainer, "federation")
-        if not sends and type(self.defense).finish is not ClientDefense.finish:
-            raise ConfigError(
-                f"model.defense must not define finish(), which changes what a client sends, in a "
-                f"Trainer that sends nothing, got {type(self.defense).__name__}: use a "
-                "FederatedTrainer, ClientDefenseCallback (NVFlare) or client_defense_mod (Flower)"
-            )
-        if type(self.defense) is not NoDefense:
-            check_scaler(self.trainer.precision_plugin)
-            if not sends and self.trainer.ckpt_path:
-                raise ConfigError(
-                    f"ckpt_path must be null in a plain Trainer with model.defense = "
-                    f"{type(self.defense).__name__}, since no checkpoint has what a defense knows "
-                    f"of its round, got ckpt_path = {self.trainer.ckpt_path}: load the weights"
-                )
+        if not hasattr(self.trainer, "federation"):
+            check_alone(self.trainer, self.defense)
         done = self.trainer.global_step  # not 0 in a later fit, such as a later round in NVFlare
         steps = steps_left(self.trainer)
         in_epoch = self.trainer.num_training_batches

@@ -9,7 +9,7 @@ from typing import Literal
 from leadfl_pl.aggregators import Aggregator
 from leadfl_pl.aggregators.base import require_rule
 from leadfl_pl.attacks import Attack
-from leadfl_pl.attacks.base import check_layers
+from leadfl_pl.attacks.checks import check_layers
 from leadfl_pl.core.errors import (
     LARGEST,
     ConfigError,

@@ -71,7 +71,9 @@ class Server:
 
     def __init__(self, federation: Federation, device: torch.device) -> None:
         self.federation = federation
-        with errors_of(f"a copy of {type(federation.aggregator).__name__}"):
+        with errors_of(
+            f"trainer.federation.aggregator = {type(federation.aggregator).__name__}, copied,"
+        ):
             self.aggregator = copy.deepcopy(federation.aggregator).to(device)
         self.failures = 0  # rounds in a row without an aggregate
         self.last_update: Tensor | None = None  # (d,) the last step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 
 import numpy as np
@@ -143,6 +144,17 @@ def test_a_defense_that_would_do_nothing_is_named(defense, batch_size, epochs, s
         assert all(said in message for message in found)
         ends.append(weights(client))
     assert torch.equal(*ends) == bool(said)
+
+
+class Locked(fl.FedAvg):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+def test_a_rule_that_cannot_be_copied_is_named() -> None:
+    with pytest.raises(fl.ConfigError, match=r"aggregator = Locked, copied, raised TypeError"):
+        fit(aggregator=Locked())
 
 
 class Kernel(nn.Module):
